@@ -1,0 +1,46 @@
+# Two commands do it all on a fresh machine with Python: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check bench docs crash clean
+
+demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without protection
+	$(BIN)/everlearn demo --out demo
+
+test: $(VENV)/.dev  ## all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.dev  ## style, types, import directions, doctests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python -m pytest --doctest-modules everlearn -q
+
+bench: $(VENV)/.dev  ## speed against the bare PyTorch loop
+	$(BIN)/python benchmarks/bench.py
+
+docs: $(VENV)/.dev  ## the documentation, in site/
+	$(BIN)/mkdocs build --strict
+
+crash: $(VENV)/.dev  ## kill -9, more often than in the tests
+	EVERLEARN_KILLS=200 $(BIN)/python -m pytest tests/crash -n 2
+
+# torch first and by its pin, so that nothing else decides which build is taken.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""`python -m everlearn` is `everlearn`."""
+
+from everlearn.cli import main
+
+main()

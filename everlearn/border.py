@@ -1,0 +1,156 @@
+"""Where bad input stops: before a weight, a running statistic or a memory has seen it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everlearn.batch import UNLABELED, Batch, Rows, check, length, move, unlabeled
+from everlearn.models.views import evaluating
+from everlearn.objective import Objective, Output
+
+
+class NonFinite(ValueError):
+    """A value that is NaN, infinite, or too large to square: one such row spoils all weights for good."""
+
+
+def positive(**numbers: int) -> None:
+    """Raises a ValueError unless each number is a whole number of at least 1."""
+    for name, number in numbers.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, but is {number!r}")
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
+
+
+def clean(batch: Batch) -> None:
+    """Raises unless the batch has rows, columns of one length, and floating columns that a float32 can square."""
+    check(batch)
+    if length(batch) == 0:
+        raise ValueError("the batch has no rows")
+    for name, column in batch.items():
+        if isinstance(column, Tensor) and column.is_floating_point():
+            flat = column.reshape(-1)
+            if flat.dtype not in (torch.float32, torch.float64):
+                flat = flat.float()
+            # One pass: the sum of squares is finite only if all values are, and are of a size to compute with.
+            if not math.isfinite(torch.dot(flat, flat).item()):
+                _point_at(name, column)
+
+
+def _point_at(name: str, column: Tensor) -> None:
+    rows = column.detach().double().reshape(len(column), -1)
+    bad = ~(rows.abs() < _LARGEST).all(1)  # NaN compares false
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        values = rows[row]
+        value = float(values[~(values.abs() < _LARGEST)][0])
+        raise NonFinite(
+            f"column {name!r} of row {row} of the batch holds {value}; values must be finite and below {_LARGEST:.0e}. "
+            "Nothing was learned from this batch. Clean or leave out the row"
+        )
+
+
+_LARGEST = 1e15
+
+
+def finite_loss(loss: Tensor) -> None:
+    """Raises `NonFinite` unless the loss is a finite scalar."""
+    if loss.numel() != 1:
+        raise ValueError(f"the loss must be one number, but has shape {tuple(loss.shape)}; take its mean")
+    value = loss.item()
+    if not math.isfinite(value):
+        raise NonFinite(
+            f"the loss is {value}; the step was refused and the weights are as they were before it. "
+            "A smaller learning rate, clip=1.0, or a smaller strength of the method usually helps"
+        )
+
+
+def finite_state(state: Mapping[str, Tensor], what: str) -> None:
+    """Raises `NonFinite` if a tensor holds NaN or infinity: such a state is never saved over a good one."""
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NonFinite(
+                f"{what} {name!r} holds {int((~value.isfinite()).sum())} values that are not finite, so nothing was "
+                "saved; go on from the last checkpoint with a smaller learning rate, or clip=1.0"
+            )
+
+
+def guarded(model: Callable[..., Any], batch: Batch, /, objective: Objective) -> Output:
+    """The objective, checked before any method stores what came out of it."""
+    output = objective(model, batch)
+    if output.loss is not None:
+        finite_loss(output.loss)
+    return output
+
+
+def same_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raises a ValueError that names each setting in which a checkpoint and the learner differ."""
+    other = [f"{name}: {saved.get(name)!r} then, {now!r} now" for name, now in current.items() if saved.get(name) != now]
+    if other:
+        raise ValueError(
+            "the checkpoint was made with other settings, so going on from it would not be exact ("
+            + "; ".join(other)
+            + "). Use the settings it was made with, or start a new run from its weights"
+        )
+
+
+def trainable_batches(model: nn.Module, rows: int, batch_size: int, accumulate: int, *, drop_last: bool) -> None:
+    """Raises a ValueError where an epoch would have no batch, or one that batch normalisation cannot normalise."""
+    if rows == 0:
+        raise ValueError("the experience has no rows to learn from")
+    if drop_last and rows < batch_size:
+        raise ValueError(f"drop_last leaves nothing: {rows} rows are less than one batch of {batch_size}")
+    last = rows % batch_size or batch_size
+    sizes = [batch_size // accumulate] if rows >= batch_size else []
+    if not drop_last:
+        sizes.append(max(1, last // accumulate))
+    if min(sizes) == 1 and (norm := _batch_norm(model)):
+        way_out = "take batches of more rows" if batch_size // accumulate == 1 else "choose another batch_size, or drop_last"
+        raise ValueError(
+            f"{rows} rows in batches of {batch_size} (in {accumulate} pieces) leave a batch of one row, which {norm} "
+            f"cannot normalise; {way_out}"
+        )
+
+
+def _batch_norm(model: nn.Module) -> str | None:
+    """The name of a batch normalisation that will run in train mode."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or not model.training):  # noqa: SLF001
+            return f"{type(module).__name__} {name!r}"
+    return None
+
+
+@torch.no_grad()
+def fits(
+    model: nn.Module, rows: Rows, objective: Objective, device: torch.device, *, labels: bool = True
+) -> None:
+    """Raises a ValueError unless the model takes such rows and answers for as many classes as their `labels` name."""
+    batch = rows.take(torch.arange(min(2, len(rows))))
+    clean(batch)
+    shapes = {name: tuple(c.shape[1:]) for name, c in batch.items() if isinstance(c, Tensor) and name != "id"}
+    with evaluating(model):
+        try:
+            logits = objective(model, move(unlabeled(batch), device)).logits
+        except RuntimeError as error:
+            raise ValueError(f"the model cannot take rows of these shapes: {shapes}. torch says: {error}") from error
+    if labels and rows.resident and "y" in batch:
+        y = rows.column("y")
+        if isinstance(y, Tensor) and y.ndim == 1 and y.dtype == torch.int64 and logits.ndim == 2:
+            known(y, logits.shape[1])
+
+
+def known(y: Tensor, classes: int) -> None:
+    """Raises a ValueError unless each label is `UNLABELED` or below `classes`."""
+    named = y[y != UNLABELED]
+    if len(named) and not 0 <= int(named.min()) <= int(named.max()) < classes:
+        raise ValueError(
+            f"labels go from {int(named.min())} to {int(named.max())}, but the model answers for the classes 0 to "
+            f"{classes - 1}; let the head grow (GrowHead), or number the classes from 0"
+        )

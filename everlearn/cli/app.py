@@ -1,0 +1,128 @@
+"""The commands."""
+
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+import typer
+
+from everlearn import __version__
+from everlearn.workspace.config import HELP, TYPES, Config, make, read_toml
+
+typed = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Models that never stop learning: teach a trained model new data without losing the old.",
+)
+
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, or the file of weights that it makes.")]
+
+_PANELS = {
+    "What": ("model", "weights", "data", "old", "test", "memory", "out", "config"),
+    "How the old is kept": ("method", "compare", "memory_on_disk"),
+    "Data": (
+        "classes", "task", "target", "features", "size", "channels", "normalize", "augment", "holdout",
+    ),
+    "Training": (
+        "epochs", "batch_size", "optimizer", "scheduler", "clip", "accumulate", "precision", "device", "compile",
+        "workers", "threads", "seed", "drop_last", "head", "coverage",
+    ),
+    "Checkpoints": ("checkpoint_steps", "checkpoint_seconds"),
+}  # fmt: skip
+_REPEATED = ("data", "test")
+
+
+@typed.callback(invoke_without_command=True)
+def everlearn(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Models that never stop learning: teach a trained model new data without losing the old."""
+    if version:
+        typer.echo(f"everlearn {__version__}")
+        raise typer.Exit
+
+
+def learn(**given: Any) -> None:
+    """Teach a trained model new data: a model that knows both, and a report that proves it."""
+    from everlearn.cli.show import work  # noqa: PLC0415
+    from everlearn.workspace.run import begin  # noqa: PLC0415
+
+    work(begin(_config(given)))
+
+
+def resume(run: RunFolder) -> None:
+    """Go on with a run exactly where it was interrupted."""
+    from everlearn.cli.show import say, work  # noqa: PLC0415
+    from everlearn.workspace.run import resume as again  # noqa: PLC0415
+
+    work(again(run, say))
+
+
+def evaluate(**given: Any) -> None:
+    """How well a model does on data, by class."""
+    from everlearn.cli.show import scored  # noqa: PLC0415
+
+    scored(_config(given, required=("model", "weights", "data")))
+
+
+def methods(name: Annotated[str, typer.Argument(help="One method, in detail.")] = "") -> None:
+    """What there is to keep the old: each with its idea and its settings."""
+    from everlearn.cli.show import list_methods  # noqa: PLC0415
+
+    list_methods(name)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    method: Annotated[str, typer.Option(help="How the old is kept.")] = "er:memory=250,count=64+lwf",
+) -> None:
+    """A model that knows the digits 0-4 learns 5-6, 7-8 and 9, with and without protection."""
+    from everlearn.cli.demo import demonstrate  # noqa: PLC0415
+
+    demonstrate(out, method)
+
+
+def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> Config:
+    """Settings from a file, overruled by flags."""
+    flags = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if name != "config"}
+    flags = {name: value for name, value in flags.items() if value not in (None, [])}
+    for name, value in flags.items():
+        if isinstance(value, list) and name not in _REPEATED:
+            flags[name] = [item.strip() for part in value for item in part.split(",")]
+    toml = read_toml(given["config"]) if given.get("config") else {}
+    underscored = {name.replace("-", "_"): value for name, value in toml.items()}
+    return make(underscored | flags, given.get("config") or "the settings", required)
+
+
+def _flags(function: Callable[..., None], names: list[str]) -> Callable[..., None]:
+    """The function with a flag for each setting, and the help that stands beside it in the config."""
+    panel = {name: title for title, members in _PANELS.items() for name in members}
+    parameters = []
+    for name in sorted([*names, "config"], key=list(panel).index):
+        kind: Any = TYPES.get(name, str)
+        if get_origin(kind) is tuple:
+            kind = list[str]
+        default = Config.__dataclass_fields__[name].default if name in TYPES else ""
+        shown = f" (default: {default})" if default not in ("", (), False, 0) else ""
+        help_ = HELP.get(name, "A TOML file of settings; flags win.") + shown
+        option = typer.Option(help=help_, rich_help_panel=panel[name], metavar=_METAVARS.get(name), show_default=False)
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]))
+    function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
+
+
+_METAVARS = {"model": "FILE:NAME", "weights": "FILE", "data": "PATH", "old": "PATH", "test": "PATH", "out": "PATH"}
+_EVALUATION = (
+    "model weights data classes task target features size channels normalize head coverage device batch_size threads".split()
+)
+
+
+def app() -> None:
+    """Runs the command that the user typed."""
+    typed.command()(_flags(learn, list(TYPES)))
+    typed.command()(resume)
+    typed.command()(_flags(evaluate, _EVALUATION))
+    typed.command()(methods)
+    typed.command()(demo)
+    typed()

@@ -1,0 +1,72 @@
+"""The order of an epoch: a pure function of (seed, experience, epoch), so a position is all a checkpoint keeps."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from everlearn.batch import Batch, Rows
+from everlearn.randomness import mix, seeded
+
+
+def epoch_order(count: int, seed: int, experience: int, epoch: int) -> Tensor:
+    """A permutation of `count` positions, int64."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, experience, epoch)))
+
+
+def batches(
+    rows: Rows,
+    order: Tensor,
+    size: int,
+    *,
+    skip: int = 0,
+    workers: int = 0,
+    seed: int = 0,
+    first_id: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """`rows` in `order`, `size` at a time (the last batch may be smaller); `skip` passes over the first batches.
+
+    Resident rows are gathered at once. Others are loaded by a DataLoader, a whole batch for each call, in
+    `workers` processes. Random augmentation inside a foreign data set draws from generators that are seeded
+    by (`seed`, place of the batch), so it is the same with any number of workers and after any resume.
+
+    Rows without a column "id" get one: `first_id` plus their position. `share` = (k, n) gives the k-th of n
+    parts of each batch, for n processes that learn together.
+    """
+    chunks = order.split(size)[skip:] if len(order) else ()
+    rank, world = share
+    if world > 1:
+        chunks = tuple(chunk.tensor_split(world)[rank] for chunk in chunks)
+    if rows.resident:
+        for chunk in chunks:
+            yield _identified(rows.take(chunk), chunk, first_id)
+        return
+    loader: DataLoader[Batch] = DataLoader(
+        _Chunks(rows, chunks, skip, seed),
+        batch_size=None,
+        num_workers=workers,
+        # Without one of its own, a DataLoader draws from the global generator at each start: no resume is exact.
+        generator=torch.Generator().manual_seed(seed),
+    )
+    for chunk, batch in zip(chunks, loader, strict=True):
+        yield _identified(batch, chunk, first_id)
+
+
+def _identified(batch: Batch, positions: Tensor, first_id: int) -> Batch:
+    return batch if "id" in batch else {**batch, "id": positions + first_id}
+
+
+class _Chunks(Dataset[Batch]):
+    """A data set whose items are batches."""
+
+    def __init__(self, rows: Rows, chunks: Sequence[Tensor], first: int, seed: int) -> None:
+        self.rows, self.chunks, self.first, self.seed = rows, chunks, first, seed
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, place: int) -> Batch:
+        with seeded(mix(self.seed, self.first + place)):
+            return self.rows.take(self.chunks[place])

@@ -1,0 +1,416 @@
+"""The loop. It owns time: the optimizer, the order of the data, the place reached."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from everlearn import border
+from everlearn.batch import Batch, Rows, length, move, take, unlabeled
+from everlearn.data.order import batches, epoch_order
+from everlearn.metrics.evaluate import Result, evaluate
+from everlearn.method import Method
+from everlearn.models.heads import follow, resize_like
+from everlearn.models.views import average, bare, evaluating
+from everlearn.objective import Objective, Output, Viewed, classify
+from everlearn.randomness import global_state, mix, restore_global_state, unmoved
+from everlearn.streams.experience import Experience
+
+Precision = Literal["float32", "bf16", "fp16"]
+MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer, int], LRScheduler]
+View = Callable[[Batch, int | None], Batch]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Yielded between two optimizer steps, where everything may be read, saved or stopped."""
+
+    experience: int
+    epoch: int
+    number: int
+    """Steps taken by this learner, over all experiences."""
+    of: int
+    """Steps that this experience takes in all, if nobody stops it."""
+    place: int
+    """Steps taken in this experience."""
+    loss: Tensor | None
+    """Detached, and still on its device: reading it may wait for the GPU."""
+
+
+class Learner:
+    """Learns experience after experience with one model, one method and one objective.
+
+    `optimizer` makes an optimizer from a list of parameters: `partial(torch.optim.SGD, lr=0.01)`. `scheduler`
+    makes a scheduler from an optimizer and the number of steps of an experience. `view` makes what the model
+    sees from what the rows hold (`everlearn.data.view`): normalised, and in training augmented. Batches have
+    `batch_size` rows, computed in `accumulate` pieces, each of which the method sees as a batch. `clip` bounds
+    the norm of the gradient. `fresh_optimizer` forgets momenta between experiences. The model stays where it is
+    unless `device` says where it should be. Under `torchrun` each process learns its share of every batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method | None = None,
+        objective: Objective = classify,
+        *,
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler | None = None,
+        epochs: int = 1,
+        batch_size: int = 32,
+        seed: int = 0,
+        view: View | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+        accumulate: int = 1,
+        clip: float | None = None,
+        compile: bool = False,  # noqa: A002 (torch's own word for it)
+        fresh_optimizer: bool = False,
+        drop_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        border.positive(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
+        border.one_of("precision", precision, ("float32", "bf16", "fp16"))
+        self.model = model if device is None else model.to(device)
+        self.method = method or Method()
+        for _, module in self.method.modules():
+            module.to(self.device)
+        self.objective = objective
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
+        self.view, self.precision, self.accumulate, self.clip = view, precision, accumulate, clip
+        self.compile, self.fresh_optimizer, self.drop_last, self.workers = compile, fresh_optimizer, drop_last, workers
+        self.optimizer: Optimizer | None = None
+        self.scheduler: LRScheduler | None = None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.experience = 0
+        """The experience that is being learned, or else the one that comes next."""
+        self.epoch = 0
+        self.position = 0
+        """Batches of this epoch that have been learned."""
+        self.number = 0
+        """Steps taken, over all experiences."""
+        self.planned = 0
+        """Steps planned for this experience when it began."""
+        self.begun = False
+        self.stopping = False
+        # A module in eval mode within a model in train mode was put there on purpose: a frozen batch norm, say.
+        self._frozen = [m for m in model.modules() if not m.training] if model.training else []
+        self._live: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        for weight in self.model.parameters():
+            return weight.device
+        return torch.device("cpu")
+
+    # -- learning ---------------------------------------------------------------------------------------------
+
+    def learn(self, experience: Experience) -> None:
+        """Learns all of `experience`."""
+        for _ in self.steps(experience):
+            pass
+
+    def steps(self, experience: Experience) -> Iterator[Step]:
+        """Learns `experience`, one step at a time. Leave the loop to pause; call `stop` to finish early.
+
+        Called again, or after `load_state_dict`, it goes on from where it was.
+        """
+        if self.begun and experience.index != self.experience:
+            raise ValueError(
+                f"the learner is in the middle of experience {self.experience}, but was given experience "
+                f"{experience.index}; finish that one first, or call stop() and go through its last step"
+            )
+        count = self._batches_in(experience)
+        if not self.begun:
+            self._begin(experience, count * self.epochs)
+        if self._live is None:
+            self._wrap()
+        while self.epoch < self.epochs and not self.stopping:
+            for batch in self._epoch(experience):
+                output = self._update(batch)
+                self.position += 1
+                place = self.epoch * count + self.position
+                yield Step(experience.index, self.epoch, self.number, count * self.epochs, place, output.loss)
+                if self.stopping:
+                    break
+            self.epoch, self.position = self.epoch + 1, 0
+        self.method.end(self.model, experience, self._seen(None))
+        self.experience, self.epoch, self.begun, self.stopping = experience.index + 1, 0, False, False
+
+    def remember(self, experience: Experience) -> None:
+        """Keeps what it would keep if it had learned `experience`, without changing the model.
+
+        The way in for a model that was trained elsewhere: memories are filled, importances estimated, teachers
+        taken. The method sees each row once, in eval mode and without gradients.
+        """
+        self.method.begin(self.model, experience, self._seen(None))
+        objective = self._seen(None)
+        order = torch.arange(len(experience.train))
+        with torch.no_grad(), evaluating(self.model), self._autocast():
+            for batch in batches(
+                experience.train, order, self.batch_size, workers=self.workers, seed=self.seed, first_id=_ids(experience)
+            ):
+                self.method(self.model, self._admit(batch), objective)
+        self.method.end(self.model, experience, self._seen(None))
+        self.experience = experience.index + 1
+
+    def observe(self, batch: Batch) -> Output:
+        """Learns from one batch of a stream without borders; the outputs are detached."""
+        if self.optimizer is None:
+            self.optimizer = self._new_optimizer()
+        if self._live is None:
+            self._wrap()
+        return self._update(batch)
+
+    def stop(self) -> None:
+        """Makes the current experience end after this step, as if its data had run out."""
+        self.stopping = True
+
+    # -- answering --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """The logits for `batch`. Nothing changes: no weight, buffer, memory, mode or random generator."""
+        with unmoved(self.device), evaluating(self.model), self._autocast():
+            return self.method.predict(self.model, move(unlabeled(batch), self.device), self._seen(None))
+
+    def evaluate(self, rows: Rows, **options: Any) -> Result:
+        """How well `predict` does on `rows`; the options are those of `everlearn.metrics.evaluate`."""
+        return evaluate(self.predict, rows, **options)
+
+    # -- saving -----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that exact resume needs: tensors and plain values. Taken between two steps.
+
+        Raises `NonFinite` if a weight or running statistic is not finite.
+        """
+        weights = dict(bare(self.model).state_dict())
+        border.finite_state(weights, "the weight")
+        return {
+            "settings": self._settings(),
+            "model": weights,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer and self.optimizer.state_dict(),
+            "members": self.optimizer and self._members(self.optimizer),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "place": {name: vars(self)[name] for name in _PLACE},
+            "random": global_state(self.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Becomes what `state_dict` saved, with the same settings; heads take the sizes that they had."""
+        border.same_settings(state["settings"], self._settings())
+        resize_like(bare(self.model), state["model"])
+        bare(self.model).load_state_dict(state["model"])
+        self.method.load_state_dict(state["method"])
+        vars(self).update({name: state["place"][name] for name in _PLACE})
+        self._live = None
+        self.optimizer = self.scheduler = None
+        if state["optimizer"] is not None:
+            self.optimizer = self._new_optimizer()
+            self._arrange(self.optimizer, state["members"])
+            if state["scheduler"] is not None and self.make_scheduler is not None:
+                # The steps it is made for are part of its own state, which replaces these at once.
+                self.scheduler = self.make_scheduler(self.optimizer, state["place"]["planned"])
+                self.scheduler.load_state_dict(state["scheduler"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        restore_global_state(state["random"])
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _begin(self, experience: Experience, planned: int) -> None:
+        border.trainable_batches(
+            self.model, len(experience.train), self.batch_size, self.accumulate, drop_last=self.drop_last
+        )
+        before = dict(self.model.named_parameters())
+        self.method.begin(self.model, experience, self._seen(None))
+        border.fits(self.model, experience.train, self._seen(None), self.device)
+        after = dict(self.model.named_parameters())
+        if self.optimizer is None or self.fresh_optimizer:
+            self.optimizer = self._new_optimizer()
+        else:
+            follow(self.optimizer, before, after)
+            new = [weight for name, weight in after.items() if name not in before and weight.requires_grad]
+            if new:
+                self.optimizer.add_param_group({"params": new})
+        if self.make_scheduler is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = group.pop("initial_lr", group["lr"])  # where the last schedule began
+            self.scheduler = self.make_scheduler(self.optimizer, planned)
+        self.experience, self.planned, self.begun = experience.index, planned, True
+        self._live = None
+
+    def _wrap(self) -> None:
+        """Puts what a step runs around the model: `torch.compile`, DDP."""
+        model: nn.Module = self.model
+        if self.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if _world() > 1:
+            # Several forward passes may come before one backward, so buffers are averaged after the step instead.
+            model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        self._live = model
+        self._weights = [*self.model.parameters(), *self.method.parameters()]
+        self._buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        self._shadow = [buffer.clone() for buffer in self._buffers]
+
+    def _update(self, batch: Batch) -> Output:
+        """One step of the optimizer."""
+        assert self._live is not None  # noqa: S101 (an invariant, for the type checker too)
+        assert self.optimizer is not None  # noqa: S101
+        batch = self._admit(batch)
+        if not self.model.training:
+            self._train()
+        for weight in self._weights:
+            weight.grad = None
+        if self._buffers:
+            torch._foreach_copy_(self._shadow, self._buffers)  # noqa: SLF001 (its only name)
+        objective = self._seen(self.number)
+        rows = length(batch)
+        outputs: list[Output] = []
+        for piece in self._pieces(batch):
+            try:
+                with self._autocast():
+                    output = self.method(self._live, piece, objective)
+                if output.loss is not None:
+                    border.finite_loss(output.loss)
+                    share = length(piece) / rows
+                    self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()
+            except Exception:
+                self._refuse()
+                raise
+            outputs.append(output)
+        if any(output.loss is not None for output in outputs):
+            self._step(self._live, self.optimizer)
+        self.number += 1
+        return _merge(outputs, rows)
+
+    def _step(self, model: nn.Module, optimizer: Optimizer) -> None:
+        if _world() > 1:
+            average({str(i): w.grad for i, w in enumerate(self.method.parameters()) if w.grad is not None})
+        self.scaler.unscale_(optimizer)
+        self.method.before_step(model)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_([w for w in self._weights if w.grad is not None], self.clip)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self.method.after_step(model)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if _world() > 1 and self._buffers:
+            average({str(i): buffer for i, buffer in enumerate(self._buffers)})
+
+    def _refuse(self) -> None:
+        """Leaves the model as it was before the step: gradients are dropped, running statistics restored."""
+        for weight in self._weights:
+            weight.grad = None
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._shadow)  # noqa: SLF001
+
+    def _train(self) -> None:
+        self.model.train()
+        for module in self._frozen:
+            module.training = False
+
+    def _admit(self, batch: Batch) -> Batch:
+        """The batch on the device, once it is known to be clean."""
+        border.clean(batch)
+        return move(batch, self.device)
+
+    def _pieces(self, batch: Batch) -> Sequence[Batch]:
+        if self.accumulate == 1:
+            return (batch,)
+        parts = torch.arange(length(batch)).tensor_split(self.accumulate)
+        return [take(batch, slice(int(part[0]), int(part[-1]) + 1)) for part in parts if len(part)]
+
+    def _seen(self, key: int | None) -> Objective:
+        """The objective on rows as the model should see them; with a key, augmented."""
+        objective: Objective = partial(border.guarded, objective=self.objective) if key is not None else self.objective
+        if self.view is None:
+            return objective
+        return Viewed(objective, self.view, None if key is None else mix(self.seed, key))
+
+    def _epoch(self, experience: Experience) -> Iterator[Batch]:
+        order = epoch_order(len(experience.train), self.seed, experience.index, self.epoch)
+        if self.drop_last:
+            order = order[: len(order) // self.batch_size * self.batch_size]
+        yield from batches(
+            experience.train,
+            order,
+            self.batch_size,
+            skip=self.position,
+            workers=self.workers,
+            seed=mix(self.seed, experience.index, self.epoch),
+            first_id=_ids(experience),
+            share=(distributed.get_rank(), _world()) if _world() > 1 else (0, 1),
+        )
+
+    def _batches_in(self, experience: Experience) -> int:
+        whole, some = divmod(len(experience.train), self.batch_size)
+        return whole + (some > 0 and not self.drop_last)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype)
+
+    def _new_optimizer(self) -> Optimizer:
+        return self.make_optimizer([w for w in (*self.model.parameters(), *self.method.parameters()) if w.requires_grad])
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        """All parameters by name, those of the method after those of the model."""
+        named = {f"model.{name}": weight for name, weight in self.model.named_parameters()}
+        for field, module in self.method.modules():
+            named |= {f"method.{field}.{name}": weight for name, weight in module.named_parameters()}
+        return named
+
+    def _members(self, optimizer: Optimizer) -> list[list[str]]:
+        names = {id(weight): name for name, weight in self._named().items()}
+        return [[names[id(weight)] for weight in group["params"]] for group in optimizer.param_groups]
+
+    def _arrange(self, optimizer: Optimizer, members: list[list[str]]) -> None:
+        """Gives the optimizer the groups that it had; its settings come with its own state."""
+        named = self._named()
+        for _ in range(len(members) - len(optimizer.param_groups)):
+            optimizer.param_groups.append({**optimizer.param_groups[0], "params": []})
+        for group, names in zip(optimizer.param_groups, members, strict=True):
+            group["params"] = [named[name] for name in names]
+
+    def _settings(self) -> dict[str, Any]:
+        names = "epochs batch_size seed precision accumulate clip fresh_optimizer drop_last".split()
+        return {name: vars(self)[name] for name in names} | {"processes": _world()}
+
+
+_PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "planned")
+
+
+def _world() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _ids(experience: Experience) -> int:
+    """The id of the first row of an experience whose rows have none of their own."""
+    return experience.index << 40
+
+
+def _merge(outputs: list[Output], rows: int) -> Output:
+    """The outputs of the pieces as one, detached."""
+    if len(outputs) == 1:
+        loss, logits = outputs[0].loss, outputs[0].logits
+        return Output(None if loss is None else loss.detach(), logits.detach())
+    losses = [(o.loss.detach() * len(o.logits) / rows) for o in outputs if o.loss is not None]
+    total = torch.stack(losses).sum() if losses else None
+    return Output(total, torch.cat([o.logits.detach() for o in outputs]))

@@ -1,0 +1,257 @@
+"""A memory: a bounded, uniform sample of all rows ever seen."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everlearn.batch import Batch, Column, check, length, take, tensor
+from everlearn.memory.bottomk import BottomK
+from everlearn.memory.disk import Disk
+from everlearn.memory.priority import Ids, stream
+from everlearn.memory.store import Ram, Store, fits, row_bytes
+
+_PREFIXES = (
+    {"": 1}
+    | {p: 1000**i for i, p in enumerate("KMGT", 1)}
+    | {f"{p}I": 1024**i for i, p in enumerate("KMGT", 1)}
+)
+
+
+class Memory:
+    """Keeps a uniform sample, without replacement, of the distinct rows ever added.
+
+    `capacity` is a number of rows, or of bytes ("64MB", "2GiB"): then the first batch, which shows how large
+    a row is, decides how many fit, bookkeeping included. `seed` decides which rows are kept, and what
+    `sample` draws. Rows lie on the device of the first batch, or with `folder` on disk, in files that states
+    refer to.
+
+    A row is known by the column "id", (n,) integers, or else by its place in the order of arrival, from 0.
+    The rows kept are those whose ids have the smallest hashes. So what is kept is a function of the set of
+    ids seen, and not of their order, of the size of batches, or of how many epochs brought them again; what
+    comes under an id that is kept already is passed over. Keeping draws no random numbers; `sample` has its
+    own generator.
+
+    The first batch fixes the columns. Tensors keep their dtype and shape; lists, in RAM, hold anything. One
+    thing may change: vectors of floats, such as the logits of a head that grows, may become longer (or
+    shorter); what a row lacks is then NaN.
+
+    A memory is `Rows`: it can be learned from like any data set.
+
+    >>> memory = Memory(2)
+    >>> memory.add({"x": torch.arange(100, dtype=torch.uint8), "id": torch.arange(100)})
+    >>> len(memory), memory.seen, memory.rows()["x"].dtype
+    (2, 100, torch.uint8)
+    """
+
+    def __init__(self, capacity: int | str, seed: int = 0, *, folder: str | Path | None = None) -> None:
+        self._bytes = _bytes(capacity)
+        self.capacity = capacity
+        self.seed = seed
+        self.folder = None if folder is None else Path(folder)
+        self.seen = 0
+        """The rows ever offered, those that came again included."""
+        self._kept = BottomK(seed)
+        self._store: Store | None = None
+        self._random = torch.Generator().manual_seed(int(stream(seed)) >> 1)
+
+    def groups(self, batch: Batch) -> Tensor | None:  # noqa: ARG002 (for those who need it)
+        """The group of each row, (n,) integers; groups share a full memory evenly. None: there is only one.
+
+        This is the one decision that a subclass changes.
+        """
+        return None
+
+    @torch.no_grad()
+    def add(self, batch: Batch) -> None:
+        """Offers the rows of a batch.
+
+        Raises a ValueError if its columns are not those of the first batch, or if the capacity is below one
+        row.
+        """
+        check(batch)
+        if not length(batch):
+            return
+        if self._store is not None:
+            fits(batch, self._store.template)
+        ids, groups = self._identify(batch), self.groups(batch)
+        labels = None if groups is None else _integers("a group", groups)
+        store = self._store or self._open(batch)
+        self.seen += length(batch)
+        chosen, slots = self._kept.offer(ids, labels, new="id" not in batch)
+        if len(chosen):
+            rows = batch if len(chosen) == length(batch) else take(batch, torch.from_numpy(chosen))
+            store.write(torch.from_numpy(slots), rows)
+
+    def sample(self, count: int) -> Batch:
+        """`count` different rows, or all if there are fewer, in random order: each choice is equally likely.
+
+        They are copies, and lie where the memory does. An empty memory gives {}.
+        """
+        if count < 0:
+            raise ValueError(f"count must be at least 0, but is {count}")
+        count = min(count, self._kept.count)
+        return self._store.gather(self._draw(count)) if self._store is not None and count else {}
+
+    def rows(self) -> Batch:
+        """A copy of all rows, in the order of their slots; {} if there are none."""
+        return self.take(torch.arange(len(self))) if len(self) else {}
+
+    def forget(self, ids: Tensor) -> int:
+        """Removes the rows with these ids, (n,) integers, and turns them away should they come again.
+
+        Returns how many there were. Their places stay empty until rows come that belong among those kept: to
+        let in just any row would favour the late ones. In RAM the bytes are gone at once; on disk the next
+        state no longer has them, and their file is deleted when no state of the last four refers to it.
+        """
+        gone, sources, targets = self._kept.forget(_integers("an id", ids))
+        if self._store is not None:
+            self._store.shrink(len(self), torch.from_numpy(sources), torch.from_numpy(targets))
+        return gone
+
+    @property
+    def ids(self) -> Tensor:
+        """The ids of the rows, in the order of their slots, (n,) int64."""
+        return torch.from_numpy(self._kept.ids)
+
+    @property
+    def resident(self) -> bool:
+        """True: taking rows is one gather."""
+        return True
+
+    def __len__(self) -> int:
+        return self._kept.count
+
+    def take(self, index: Tensor, /) -> Batch:
+        """A copy of the rows in the slots `index`, (n,) int64, each below the length of the memory."""
+        return self._filled().gather(index)
+
+    def column(self, name: str, /) -> Column:
+        """A copy of one column, in the order of the slots."""
+        return self._filled().gather(torch.arange(len(self)), name)[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the memory has become, as plain values: whoever loads it goes on like this one, bit for bit.
+
+        With `folder` the rows are not part of it: they are made durable, and the state refers to their files,
+        which are kept for the last four states taken.
+        """
+        return {
+            **self._settings(),
+            "seen": self.seen,
+            "random": self._random.get_state(),
+            "kept": self._kept.state_dict(),
+            "store": None if self._store is None else self._store.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Becomes what `state_dict` described; rows lie on the device where the tensors of the state lie.
+
+        Raises a ValueError if that memory had another class, capacity, seed or kind of store. With `folder`,
+        the files are read once: if one is missing that is a FileNotFoundError, if one is cut or changed a
+        ValueError.
+        """
+        for name, ours in self._settings().items():
+            if state[name] != ours:
+                raise ValueError(
+                    f"the state is of a memory with {name} {state[name]!r}, but this one has {ours!r}; "
+                    "load it into one that is made alike"
+                )
+        kept, store = BottomK(self.seed), state["store"]
+        kept.load_state_dict(state["kept"])
+        if store is None:
+            self._store = None
+        elif self.folder is None:
+            self._store = Ram.restore(kept.capacity, store)
+        else:
+            self._store = Disk(self.folder, kept.capacity, store)
+        self._kept = kept
+        self.seen = state["seen"]
+        self._random.set_state(state["random"])
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "class": type(self).__name__,
+            "capacity": self.capacity,
+            "seed": self.seed,
+            "rows": "in RAM" if self.folder is None else "on disk",
+        }
+
+    def _identify(self, batch: Batch) -> Ids:
+        if "id" in batch:
+            return _integers("an id", tensor(batch, "id"))
+        return np.arange(self.seen, self.seen + length(batch))
+
+    def _open(self, batch: Batch) -> Store:
+        """The store for rows like those in the batch."""
+        rows = self.capacity if isinstance(self.capacity, int) else self._fitting(batch)
+        if self.folder is None:
+            self._store = Ram(rows, batch)
+        else:
+            self._store = Disk(self.folder, rows, Disk.unused(self.folder, batch))
+        self._kept.capacity = rows
+        return self._store
+
+    def _fitting(self, batch: Batch) -> int:
+        """How many such rows the bytes of the capacity can hold."""
+        if ragged := [name for name, column in batch.items() if isinstance(column, list)]:
+            raise ValueError(
+                f"rows with lists have no fixed size ({ragged}), but the capacity is {self.capacity!r}; count rows"
+            )
+        each = row_bytes(batch) + BottomK.ROW_BYTES
+        if self._bytes < each:
+            raise ValueError(
+                f"a capacity of {self.capacity!r} is {self._bytes} bytes, but one row of {sorted(batch)} takes "
+                f"{each} ({BottomK.ROW_BYTES} of them for bookkeeping); give at least that"
+            )
+        return self._bytes // each
+
+    def _filled(self) -> Store:
+        if self._store is None:
+            raise IndexError("the memory is empty: it has no rows and no columns yet")
+        return self._store
+
+    def _draw(self, count: int) -> Tensor:
+        """`count` different slots, in random order."""
+        among = self._kept.count
+        if 2 * count > among:
+            return torch.randperm(among, generator=self._random)[:count]
+        drawn = torch.randint(among, (count,), generator=self._random)
+        slots = drawn.tolist()
+        if len(set(slots)) == count:
+            return drawn
+        different = dict.fromkeys(slots)
+        while len(different) < count:
+            more = torch.randint(among, (count - len(different),), generator=self._random)
+            different |= dict.fromkeys(more.tolist())
+        return torch.tensor(list(different))
+
+
+def _bytes(capacity: int | str) -> int:
+    """The bytes that a capacity names, or 0 if it counts rows.
+
+    >>> _bytes("64MB"), _bytes("1.5 KiB"), _bytes(500)
+    (64000000, 1536, 0)
+    """
+    if isinstance(capacity, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]I?)?B", capacity.strip().upper())
+        if match is None:
+            raise ValueError(
+                f"a capacity in bytes reads like '500kB', '64MB' or '2GiB', but this one is {capacity!r}"
+            )
+        return int(float(match[1]) * _PREFIXES[match[2] or ""])
+    if capacity < 1:
+        raise ValueError(f"a memory holds at least 1 row, but its capacity is {capacity}")
+    return 0
+
+
+def _integers(what: str, column: Tensor) -> Ids:
+    if column.dim() != 1 or column.is_floating_point() or column.is_complex():
+        raise TypeError(
+            f"{what} is a whole number for each row, but here they are {column.dtype} of shape {tuple(column.shape)}"
+        )
+    values: Ids = column.cpu().to(torch.int64).numpy()
+    return values

@@ -1,0 +1,82 @@
+"""Methods from what a user types: `er:memory=2000+ewc:lambda=100` becomes a chain, in that order."""
+
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from everlearn.memory import Balanced, Memory
+from everlearn.method import Chain, Method
+from everlearn.methods import METHODS, GrowHead
+from everlearn.spec import Spec, call, one_of, parse_chain
+
+MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "reservoir": Memory}
+
+
+def build(
+    text: str,
+    *,
+    seed: int = 0,
+    grow: bool = False,
+    head: str | None = None,
+    memory: str = "balanced",
+    folder: str | None = None,
+) -> Method:
+    """The method that `text` describes.
+
+    A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|reservoir` (`memory` says which is
+    the default) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head in front, the layer named `head` or the last one.
+    """
+    specs = parse_chain(text)
+    names = [spec.name for spec in specs]
+    for name in names:
+        one_of("method", name, METHODS)
+    if len(names) > 1 and "naive" in names:
+        raise ValueError(f"naive is the absence of a method, so {text!r} says nothing more than it does without naive")
+    double = {name for name in names if names.count(name) > 1}
+    if double:
+        raise ValueError(f"{text!r} names {', '.join(sorted(double))} twice; each method holds on to the past once")
+    methods = [_method(spec, seed + place, memory, folder) for place, spec in enumerate(specs)]
+    if grow and not any(isinstance(method, GrowHead) for method in methods):
+        methods.insert(0, GrowHead(head, seed))
+    return methods[0] if len(methods) == 1 else Chain(*methods)
+
+
+def _method(spec: Spec, seed: int, kind: str, folder: str | None) -> Method:
+    cls = METHODS[spec.name]
+    settings = dict(spec.settings)
+    known = [parameter.name for parameter in parameters(cls)]
+    if "memory" in {field.name for field in fields(cls)}:
+        known += ["keep"]
+        keep = one_of("memory", str(settings.pop("keep", kind)), MEMORIES)
+        place = f"{folder}/{spec.name}" if folder is not None else None
+        settings["memory"] = MEMORIES[keep](settings.get("memory", 2000), seed, folder=place)
+    method: Method = call(
+        spec.name, lambda **given: cls(**{_field(cls, key): value for key, value in given.items()}), settings, known
+    )
+    return method
+
+
+def _field(cls: type[Method], key: str) -> str:
+    """The field for a setting: the paper's lambda is no name in Python."""
+    return f"{key}_" if f"{key}_" in {field.name for field in fields(cls)} else key
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A hyperparameter: its name, its default and its type."""
+
+    name: str
+    default: Any
+    type: str
+
+
+def parameters(cls: type[Method]) -> list[Parameter]:
+    """The hyperparameters of a method, as a user types them."""
+    return [
+        Parameter(
+            field.name.rstrip("_"),
+            2000 if field.name == "memory" else None if field.default is MISSING else field.default,
+            "rows or bytes" if field.name == "memory" else str(field.type),
+        )
+        for field in fields(cls)
+        if field.init
+    ]

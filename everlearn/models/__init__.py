@@ -1,0 +1,42 @@
+"""Models: looking at them, changing their heads, loading their weights, and small ones to begin with."""
+
+from everlearn.models.classes import Classes
+from everlearn.models.heads import follow, grow, head_of, resize_like
+from everlearn.models.loading import LoadError, Report, load_weights, read_classes, read_weights, save_weights
+from everlearn.models.nets import MLP, MultiHead, Net, ResNet18
+from everlearn.models.views import (
+    Weights,
+    average,
+    bare,
+    evaluating,
+    recall,
+    snapshot,
+    tap,
+    trainable,
+)
+
+__all__ = [
+    "MLP",
+    "Classes",
+    "LoadError",
+    "MultiHead",
+    "Net",
+    "Report",
+    "ResNet18",
+    "Weights",
+    "average",
+    "bare",
+    "evaluating",
+    "follow",
+    "grow",
+    "head_of",
+    "load_weights",
+    "read_classes",
+    "read_weights",
+    "recall",
+    "resize_like",
+    "save_weights",
+    "snapshot",
+    "tap",
+    "trainable",
+]

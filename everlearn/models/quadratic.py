@@ -1,0 +1,65 @@
+"""A quadratic pull of weights towards an anchor: what EWC, SI and their kin add to the loss."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from everlearn.models.views import Weights, trainable
+
+
+def pull(model: nn.Module, anchor: Weights, importance: Weights, strength: float) -> Tensor:
+    """strength / 2 * sum_i importance_i (weight_i - anchor_i)^2, a scalar whose gradient costs two passes.
+
+    A weight that is not in `anchor` is free; `anchor` and `importance` have the shapes of the weights.
+    """
+    weights = trainable(model)
+    names = [name for name in weights if name in anchor]
+    value: Tensor = _Pull.apply(  # type: ignore[no-untyped-call]
+        strength, [anchor[n] for n in names], [importance[n] for n in names], *(weights[n] for n in names)
+    )
+    return value
+
+
+class _Pull(torch.autograd.Function):
+    """Forward and backward share one difference: no graph of small operations is built at every step."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, strength: float, anchor: list[Tensor], importance: list[Tensor], *weights: Tensor
+    ) -> Tensor:
+        away = torch._foreach_sub(list(weights), anchor)  # noqa: SLF001 (the only name of a public technique)
+        force = torch._foreach_mul(away, importance)  # noqa: SLF001
+        ctx.save_for_backward(*force)
+        ctx.strength = strength  # type: ignore[attr-defined]
+        return strength / 2 * torch.stack([_dot(a, f) for a, f in zip(away, force, strict=True)]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        grads = torch._foreach_mul(list(ctx.saved_tensors), upstream[0] * ctx.strength)  # noqa: SLF001
+        return (None, None, None, *grads)
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    if first.is_contiguous() and second.is_contiguous():
+        return torch.dot(first.view(-1), second.view(-1))
+    return (first * second).sum()
+
+
+def fitted(old: Weights, model: nn.Module, *, fill: float | None = None) -> Weights:
+    """`old` in the shapes that the weights of `model` have now: a head may have grown since.
+
+    What is new holds `fill`, or the present weights where that is None. As long as nothing has grown, it is `old`.
+    """
+    weights = trainable(model)
+    grown = {name: weights[name] for name, value in old.items() if value.shape != weights[name].shape}
+    if not grown:
+        return old
+    fresh = dict(old)
+    for name, weight in grown.items():
+        room = weight.detach().clone() if fill is None else torch.full_like(weight, fill)
+        corner = tuple(slice(min(a, b)) for a, b in zip(old[name].shape, weight.shape, strict=True))
+        room[corner] = old[name][corner]
+        fresh[name] = room
+    return fresh

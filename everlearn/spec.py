@@ -1,0 +1,85 @@
+"""What a user types to choose a thing and its settings: `er:memory=2000,count=64+ewc:lambda=100`."""
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name and its settings."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.name + (":" if self.settings else "") + ",".join(f"{k}={v}" for k, v in self.settings.items())
+
+
+def parse(text: str) -> Spec:
+    """One `name:key=value,key=value`; values are numbers, true, false, none or words.
+
+    >>> parse("sgd:lr=0.01,momentum=0.9")
+    Spec(name='sgd', settings={'lr': 0.01, 'momentum': 0.9})
+    """
+    name, _, rest = text.strip().partition(":")
+    settings = {}
+    for part in rest.split(",") if rest else ():
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"cannot read {part!r} in {text!r}; expected key=value, as in sgd:lr=0.01,momentum=0.9")
+        settings[key.strip()] = literal(value.strip())
+    return Spec(name.strip().lower(), settings)
+
+
+def parse_chain(text: str) -> list[Spec]:
+    """Several specs joined by `+`, in order.
+
+    >>> [spec.name for spec in parse_chain("er:memory=100+ewc")]
+    ['er', 'ewc']
+    """
+    return [parse(part) for part in text.replace("der++", "derpp").replace("DER++", "derpp").split("+")]
+
+
+def literal(text: str) -> Any:
+    """A number, true, false, none, or else the text itself.
+
+    >>> [literal(word) for word in ("3", "1e-3", "true", "200MB")]
+    [3, 0.001, True, '200MB']
+    """
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def one_of(what: str, name: str, known: Iterable[str]) -> str:
+    """`name`, if it is known; otherwise a ValueError that suggests the nearest name and lists all."""
+    known = sorted(known)
+    if name not in known:
+        raise ValueError(f"there is no {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    return name
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A suggestion to put behind a name that is not known, or nothing.
+
+    >>> nearest("epoch", ["epochs", "seed"])
+    " (did you mean 'epochs'?)"
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def call(what: str, function: Callable[..., Any], settings: Mapping[str, Any], known: Iterable[str]) -> Any:
+    """`function(**settings)`, once every setting is known."""
+    known = list(known)
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"{what} has no setting {key!r}{nearest(key, known)}; it has {', '.join(known) or 'none'}")
+    return function(**settings)

@@ -1,0 +1,129 @@
+"""What a run is asked to do: one flat list of settings, from flags, from TOML, or from Python."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from everlearn.spec import nearest
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run. Paths are absolute once the run has begun."""
+
+    model: Annotated[str, "What to build: FILE.py:NAME or MODULE:NAME of a module class, with settings if it needs some: net.py:Net(outputs=5)."] = ""
+    weights: Annotated[str, "The weights to begin with: .pth, .pt or .safetensors."] = ""
+    data: Annotated[tuple[str, ...], "New data: a folder of class folders of images, .npz, .csv, .tsv, .parquet, .jsonl; several arrive one after another."] = ()
+    out: Annotated[str, "The updated weights (NAME.pth; the run's folder is then NAME), or the run's folder."] = ""
+    old: Annotated[str, "Past data, if it is still there: the source of the memory and of the proof that nothing was forgotten."] = ""
+    test: Annotated[tuple[str, ...], "Test data: one set, which is split by class into old and new, or one for old data and each arrival."] = ()
+    memory: Annotated[str, "What an earlier run remembered: its memory.checkpoint."] = ""
+    method: Annotated[str, "How the old is kept: names and settings joined by +, as in er:memory=2000+ewc:lambda=100."] = "er"
+    compare: Annotated[bool, "Also train by plain fine-tuning, and show what it would have lost."] = False
+    classes: Annotated[tuple[str, ...], "The names of the classes that the model answers for, in the order of its outputs."] = ()
+    task: Annotated[str, "classification or regression."] = "classification"
+    target: Annotated[str, "The column of a table that holds the answer."] = ""
+    features: Annotated[tuple[str, ...], "The columns of a table that the model takes, in its order."] = ()
+    size: Annotated[str, "Resize images to SIZE or HEIGHTxWIDTH; without it all must have one size."] = ""
+    channels: Annotated[int, "Channels of images: 3 (RGB) or 1 (grey)."] = 3
+    normalize: Annotated[str, "What the model was trained on: unit (0 to 1), imagenet, cifar10, cifar100, mnist, none, or mean,...:std,... ."] = "unit"
+    augment: Annotated[tuple[str, ...], "Augmentation in training: flip, crop:4, rotate:15, colour:0.4."] = ()
+    head: Annotated[str, "The dotted name of the classification head; without it the last linear layer."] = ""
+    epochs: Annotated[int, "Passes over each arrival."] = 10
+    batch_size: Annotated[int, "Rows for each step of the optimizer."] = 32
+    optimizer: Annotated[str, "Any optimizer of torch.optim, with its settings."] = "sgd:lr=0.01,momentum=0.9"
+    scheduler: Annotated[str, "A schedule of the learning rate over each arrival: cosine, linear, step:step_size=...,gamma=... ."] = ""
+    clip: Annotated[float, "The largest norm of the gradient; 0: no limit."] = 0.0
+    accumulate: Annotated[int, "Pieces that each batch is computed in, to save memory."] = 1
+    precision: Annotated[str, "float32, bf16 or fp16."] = "float32"
+    device: Annotated[str, "cpu, cuda, mps, ..."] = "cpu"
+    compile: Annotated[bool, "Run the model through torch.compile."] = False
+    workers: Annotated[int, "Processes that load data which does not fit into memory."] = 0
+    threads: Annotated[int, "Threads of torch; 0: its own choice. Bit-exact resume needs the same number."] = 0
+    seed: Annotated[int, "Names all random choices of the run."] = 0
+    drop_last: Annotated[bool, "Leave out the last batch of an epoch where it is smaller than the others."] = False
+    holdout: Annotated[float, "The share of old and new rows that is kept for testing where no test data is given."] = 0.2
+    coverage: Annotated[float, "The share of the model's parameters that the weights must fill."] = 0.9
+    checkpoint_steps: Annotated[int, "Steps between checkpoints."] = 200
+    checkpoint_seconds: Annotated[float, "Seconds between checkpoints, at most."] = 30.0
+    memory_on_disk: Annotated[bool, "Keep the memory in files of the run's folder, for memories larger than RAM."] = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+TYPES = get_type_hints(Config)
+"""The types of the settings, by name."""
+
+HELP = {name: hint.__metadata__[0] for name, hint in get_type_hints(Config, include_extras=True).items()}
+"""What each setting means, by name."""
+
+REQUIRED = ("model", "weights", "data", "out")
+
+
+def make(
+    given: Mapping[str, Any], where: str = "the settings", required: tuple[str, ...] | None = None
+) -> Config:
+    """A config from settings by name; unknown names, wrong types and missing ones are ValueErrors."""
+    values = {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in TYPES:
+            raise ValueError(f"{where}: there is no setting {key!r}{nearest(name, TYPES)}")
+        values[name] = _typed(name, value, where)
+    config = Config(**values)
+    missing = [f"--{name}" for name in required or REQUIRED if not values.get(name)]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be given, as flags or in the file of --config")
+    return config
+
+
+def _typed(name: str, value: Any, where: str) -> Any:
+    kind = TYPES[name]
+    if get_origin(kind) is tuple:
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, get_args(kind)[0]) for item in items):
+            raise ValueError(f"{where}: {name} must be a list of texts, but is {value!r}")
+        return tuple(items)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}: {name} must be of type {kind.__name__}, but is {value!r}")
+    return value
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The settings in a TOML file; a relative path in it is relative to the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; --config takes a TOML file of settings")
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    for name in ("weights", "old", "memory", "out"):
+        if isinstance(given.get(name), str):
+            given[name] = str(path.parent / given[name])
+    for name in ("data", "test"):
+        if name in given:
+            listed = [given[name]] if isinstance(given[name], str) else given[name]
+            given[name] = [str(path.parent / item) for item in listed]
+    if isinstance(given.get("model"), str) and ".py:" in given["model"]:
+        given["model"] = str(path.parent / given["model"])
+    return given
+
+
+def settled(config: Config) -> Config:
+    """The config with absolute paths, so that the run can be resumed from anywhere."""
+    here = {f.name: getattr(config, f.name) for f in fields(config)}
+    for name in ("weights", "old", "memory", "out"):
+        here[name] = str(Path(here[name]).absolute()) if here[name] else ""
+    for name in ("data", "test"):
+        here[name] = tuple(str(Path(item).absolute()) for item in here[name])
+    file, colon, rest = config.model.partition(".py:")
+    if colon:
+        here["model"] = f"{Path(file).absolute()}.py:{rest}"
+    return Config(**here)

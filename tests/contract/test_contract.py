@@ -1,0 +1,273 @@
+"""What every method owes, on every kind of model, with and without a growing head, with and without task labels."""
+
+import copy
+import gc
+import tracemalloc
+from functools import partial
+
+import pytest
+import torch
+import zoo
+from everlearn import checkpoint
+from everlearn.batch import join, take
+from everlearn.method import Chain, Method
+from everlearn.methods import DER, EWC, SI, DERpp, LwF, Naive, Replay
+from everlearn.memory import Memory
+from everlearn.models import snapshot
+
+KINDS = [
+    pytest.param({"model": "mlp"}, id="mlp"),
+    pytest.param({"model": "mlp", "growing": True}, id="mlp-growing"),
+    pytest.param({"model": "conv"}, id="conv"),
+    pytest.param({"model": "conv", "growing": True}, id="conv-growing"),
+    pytest.param({"model": "transformer", "growing": True}, id="transformer-growing"),
+    pytest.param({"tasks": True}, id="tasks"),
+]
+every_method = pytest.mark.parametrize("method", zoo.METHODS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def stream(kind, small=True):
+    return zoo.task_stream(small) if kind.get("tasks") else zoo.stream(small)
+
+
+def questions(kind):
+    experience = stream(kind)[0]
+    return experience.test.take(torch.arange(20))
+
+
+@every_kind
+@every_method
+def test_resume_is_exact(method, kind, tmp_path):
+    whole = zoo.learner(method, **kind)
+    for experience in stream(kind)[:3]:
+        whole.learn(experience)
+    total = whole.number
+    for pause in (1, total // 3, total // 2, total - 1):
+        first = zoo.learner(method, **kind)
+        for experience in stream(kind)[:3]:
+            for step in first.steps(experience):
+                if step.number == pause:
+                    break
+            else:
+                continue
+            break
+        checkpoint.save(first.state_dict(), tmp_path / "c")
+        torch.manual_seed(999)
+        second = zoo.learner(method, **kind)
+        second.load_state_dict(checkpoint.load(tmp_path / "c"))
+        for experience in stream(kind)[second.experience : 3]:
+            second.learn(experience)
+        assert second.number == total
+        assert checkpoint.same(whole.state_dict(), second.state_dict()), f"stopped at step {pause} of {total}"
+        assert torch.equal(whole.predict(questions(kind)), second.predict(questions(kind)))
+
+
+@every_kind
+@every_method
+def test_predict_is_pure(method, kind):
+    subject = zoo.learner(method, **kind)
+    for experience in stream(kind)[:2]:
+        subject.learn(experience)
+    before = copy.deepcopy(subject.state_dict())
+    modes = [module.training for module in subject.model.modules()]
+    parameters = list(map(id, subject.model.parameters()))
+    answers = subject.predict(questions(kind))
+    subject.evaluate(stream(kind)[0].test, among=None)
+    assert checkpoint.same(before, subject.state_dict())
+    assert modes == [module.training for module in subject.model.modules()]
+    assert parameters == list(map(id, subject.model.parameters()))
+    alone = torch.cat([subject.predict(take(questions(kind), slice(i, i + 1))) for i in range(20)])
+    torch.testing.assert_close(alone, answers, atol=1e-5, rtol=1e-4)
+
+
+@every_kind
+@every_method
+def test_the_model_trains_in_train_mode_estimates_in_eval_mode_with_clean_gradients(method, kind):
+    subject = zoo.learner(method, **kind)
+    seen = []
+
+    class Watch(Method):
+        """Innermost in the chain: sees what each training step sees."""
+
+        def loss(self, model, batch, objective, rest):
+            assert all(module.training for module in model.modules())
+            assert all(weight.grad is None for weight in model.parameters())
+            seen.append(True)
+            return rest(model, batch)
+
+    subject.method = Chain(subject.method, Watch())
+    estimates = []
+    plain = subject.objective
+
+    def watching(model, batch):
+        estimates.append(subject.model.training)
+        return plain(model, batch)
+
+    for experience in stream(kind)[:2]:
+        subject.objective = plain
+        for _ in subject.steps(experience):
+            pass
+        subject.objective = watching
+        before = snapshot(subject.model)
+        subject.method.end(subject.model, experience, watching)
+        assert checkpoint.same(before, snapshot(subject.model))
+    assert seen
+    assert not any(estimates)
+
+
+@pytest.mark.parametrize(
+    "mute",
+    [
+        lambda: EWC(lambda_=0.0, rows=20),
+        lambda: SI(c=0.0),
+        lambda: LwF(lambda_o=0.0),
+        lambda: DER(Memory(50), alpha=0.0),
+        lambda: DERpp(Memory(50), alpha=0.0, beta=0.0),
+        lambda: Replay(Memory(50), count=0),
+        Chain,
+        lambda: Chain(EWC(lambda_=0.0, rows=20), SI(c=0.0), LwF(lambda_o=0.0)),
+    ],
+)
+@pytest.mark.parametrize("model", ["mlp", "conv"])
+def test_with_strength_0_it_is_fine_tuning_bit_for_bit(mute, model):
+    if model == "conv" and isinstance(mute(), DER | DERpp):
+        pytest.skip("the extra forward pass of dark replay moves the running statistics, at any strength")
+    weights = []
+    for method in (Naive(), mute()):
+        subject = zoo.learner("naive", model)
+        subject.method = method
+        if isinstance(mute(), DER | DERpp):
+            subject.model[2].p = 0.0  # an extra forward pass draws other dropout masks
+        for experience in zoo.stream(True)[:3]:
+            subject.learn(experience)
+        weights.append(snapshot(subject.model))
+    assert checkpoint.same(*weights)
+
+
+@pytest.mark.parametrize(
+    "strong", [lambda: EWC(lambda_=20.0), lambda: SI(c=5.0), LwF, lambda: DER(Memory(50)), lambda: Replay(Memory(50))]
+)
+def test_with_strength_the_weights_differ_from_fine_tuning(strong):
+    weights = []
+    for method in (Naive(), strong()):
+        subject = zoo.learner("naive")
+        subject.method = method
+        for module in subject.model.modules():
+            module.p = 0.0  # no dropout: what differs is the method
+        for experience in zoo.stream(True)[:2]:
+            subject.learn(experience)
+        weights.append(snapshot(subject.model))
+    assert not checkpoint.same(*weights)
+
+
+@every_kind
+@every_method
+def test_the_users_data_are_untouched(method, kind):
+    experiences = stream(kind)[:2]
+    before = [copy.deepcopy(e.train.take(torch.arange(len(e.train)))) for e in experiences]
+    subject = zoo.learner(method, **kind)
+    for experience in experiences:
+        subject.learn(experience)
+    after = [e.train.take(torch.arange(len(e.train))) for e in experiences]
+    assert checkpoint.same(before, after)
+
+
+@pytest.mark.parametrize("method", ["lwf", "er+lwf+si"])
+@pytest.mark.parametrize("model", ["mlp", "conv"])
+def test_a_teacher_stays_as_it_was(method, model):
+    subject = zoo.learner(method, model)
+    subject.learn(zoo.stream(True)[0])
+    lwf = subject.method if isinstance(subject.method, LwF) else subject.method.methods[1]
+    before = copy.deepcopy(lwf.teacher)
+    for _ in subject.steps(zoo.stream(True)[1]):
+        assert checkpoint.same(before, lwf.teacher)
+        if subject.position >= 5:
+            break
+
+
+@every_method
+def test_learns(method):
+    subject = zoo.learner(method, epochs=10)
+    for experience in zoo.stream()[:2]:
+        subject.learn(experience)
+        assert subject.evaluate(experience.test).value > 0.9
+
+
+@pytest.mark.parametrize(("method", "least"), [("er", 0.6), ("er-balanced", 0.6), ("derpp", 0.6), ("er+ewc", 0.6)])
+def test_replay_remembers_what_fine_tuning_forgets(method, least):
+    naive, subject = zoo.learner("naive", epochs=4), zoo.learner(method, epochs=4)
+    for experience in zoo.stream():
+        naive.learn(experience)
+        subject.learn(experience)
+    _, test = zoo.digits()
+    assert naive.evaluate(test).value < 0.4
+    assert subject.evaluate(test).value > least
+
+
+@every_method
+def test_a_thousand_tiny_experiences_keep_memory_use_flat(method):
+    if method not in ("naive", "er", "er-balanced", "ewc-online", "ewc", "si", "lwf", "derpp"):
+        pytest.skip("a chain of methods that are tested alone")
+    subject = zoo.learner(method, epochs=1, batch_size=4)
+    if method == "ewc":
+        subject.method.lambda_ = 1e-3  # a thousand penalties add up, and plain SGD follows only so much curvature
+    from everlearn.data import Columns
+    from everlearn.streams import Experience
+
+    def size():
+        return sum(v.numel() * v.element_size() for v in _tensors(subject.method.state_dict()))
+
+    sizes = []
+    tracemalloc.start()
+    for index in range(1000):
+        x = torch.randn(4, 64, generator=torch.Generator().manual_seed(index))
+        rows = Columns(x=x, y=torch.arange(4) % 10)
+        subject.learn(Experience(index, rows, rows, (0, 1, 2, 3)))
+        if index in (200, 999):
+            gc.collect()
+            sizes.append((size(), tracemalloc.get_traced_memory()[0]))
+    tracemalloc.stop()
+    assert sizes[1][0] == sizes[0][0]
+    assert sizes[1][1] < sizes[0][1] + 200_000
+
+
+def _tensors(state):
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _tensors(value)
+
+
+def test_order_in_a_chain_is_order_of_wrapping():
+    seen = []
+
+    class Watch(Naive):
+        def loss(self, model, batch, objective, rest):
+            seen.append(len(batch["y"]))
+            return rest(model, batch)
+
+    def memory():
+        memory = Memory(50)
+        memory.add({"x": torch.zeros(8, 64), "y": torch.zeros(8, dtype=torch.long)})
+        return memory
+
+    batch = {"x": torch.zeros(4, 64), "y": torch.zeros(4, dtype=torch.long)}
+    objective = zoo.learner("naive").objective
+    Chain(Replay(memory(), count=8), Watch())(zoo.mlp(10), batch, objective)
+    Chain(Watch(), Replay(memory(), count=8))(zoo.mlp(10), batch, objective)
+    assert seen == [12, 4]
+
+
+def test_a_teacher_leaves_no_trace_in_the_rest_of_a_chain():
+    memory, lwf, model = Memory(50), LwF(), zoo.mlp(10)
+    objective = zoo.learner("naive").objective
+    lwf.end(model, zoo.stream(True)[0], objective)
+    batch = {"x": torch.zeros(4, 64), "y": torch.zeros(4, dtype=torch.long)}
+    Chain(lwf, Replay(memory))(model, batch, objective)
+    assert memory.seen == 4
+    assert set(join(batch, memory.rows())) == {"x", "y"}

@@ -1,0 +1,110 @@
+"""Every method, ready to run on small streams of digits, on three kinds of model."""
+
+from functools import cache, partial
+
+import torch
+from everlearn.data import Columns, Subset
+from everlearn.learner import Learner
+from everlearn.memory import Balanced, Memory
+from everlearn.method import Chain
+from everlearn.methods import DER, EWC, SI, DERpp, GrowHead, LwF, Naive, Replay
+from everlearn.models import MultiHead
+from everlearn.objective import classify, classify_by_task
+from everlearn.streams import Experience, by_class, by_task
+from sklearn.datasets import load_digits
+from torch import nn
+
+PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
+SGD = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
+
+
+@cache
+def digits() -> tuple[Columns, Columns]:
+    """1,400 training and 397 test rows: x float (64,), y int64."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(data.data / 16, dtype=torch.float32)[order]
+    y = torch.tensor(data.target)[order]
+    return Columns(x=x[:1400], y=y[:1400]), Columns(x=x[1400:], y=y[1400:])
+
+
+@cache
+def stream(small: bool = False) -> list[Experience]:
+    train, test = digits()
+    return by_class(Subset(train, torch.arange(400)) if small else train, test, PAIRS)
+
+
+@cache
+def task_stream(small: bool = False) -> list[Experience]:
+    train, test = digits()
+    return by_task(Subset(train, torch.arange(400)) if small else train, test, PAIRS)
+
+
+class Conv(nn.Module):
+    """Convolutions with batch normalisation, in channels_last."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU()
+        )
+        self.head = nn.Linear(16 * 9, outputs)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        return self.head(self.features(x.view(-1, 1, 8, 8).contiguous(memory_format=torch.channels_last)).flatten(1))
+
+
+class Transformer(nn.Module):
+    """The rows of an image as eight tokens."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 16)
+        self.place = nn.Parameter(torch.randn(8, 16) * 0.1)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True, norm_first=True)
+        self.head = nn.Linear(16, outputs)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.embed(x.view(-1, 8, 8)) + self.place).mean(1))
+
+
+def mlp(outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, outputs)
+    )
+
+
+def multihead() -> nn.Module:
+    body = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1))
+    return MultiHead(body, 64, 2)
+
+
+MODELS = {"mlp": mlp, "conv": Conv, "transformer": Transformer}
+
+METHODS = {
+    "naive": Naive,
+    "er": lambda: Replay(Memory(100), count=16),
+    "er-balanced": lambda: Replay(Balanced(100), count=16),
+    "der": lambda: DER(Memory(100), alpha=0.3, count=16),
+    "derpp": lambda: DERpp(Memory(100), alpha=0.1, beta=0.5, count=16),
+    "ewc": lambda: EWC(lambda_=20.0, rows=60),
+    "ewc-online": lambda: EWC(lambda_=20.0, mode="online", gamma=0.9, fisher="empirical", rows=60),
+    "si": lambda: SI(c=1.0),
+    "lwf": LwF,
+    "er+ewc": lambda: Chain(Replay(Memory(100), count=16), EWC(lambda_=20.0, rows=60)),
+    "lwf+er": lambda: Chain(LwF(), Replay(Memory(100), count=16)),
+    "er+lwf+si": lambda: Chain(Replay(Memory(100), count=16), LwF(), SI()),
+}
+
+
+def learner(method: str, model: str = "mlp", *, growing: bool = False, tasks: bool = False, **options) -> Learner:
+    """A learner ready to start, the same at each call."""
+    torch.manual_seed(0)
+    net = multihead() if tasks else MODELS[model](2 if growing else 10)
+    chain = METHODS[method]()
+    if growing or tasks:
+        chain = Chain(GrowHead(), chain)
+    torch.manual_seed(1)
+    settings = {"optimizer": SGD, "epochs": 2, "batch_size": 16} | options
+    return Learner(net, chain, classify_by_task if tasks else classify, **settings)
