@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench docs crash clean
+.PHONY: demo test check bench published docs crash clean
 
 demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without protection
 	$(BIN)/everlearn demo --out demo
@@ -21,6 +21,9 @@ check: $(VENV)/.dev  ## style, types, import directions, doctests
 
 bench: $(VENV)/.dev  ## speed against the bare PyTorch loop
 	$(BIN)/python benchmarks/bench.py
+
+published: $(VENV)/.dev  ## published numbers, rerun; needs EVERLEARN_DATA
+	$(BIN)/python benchmarks/published.py
 
 docs: $(VENV)/.dev  ## the documentation, in site/
 	$(BIN)/mkdocs build --strict

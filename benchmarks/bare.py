@@ -1,20 +1,43 @@
 """The loops that a good engineer would write by hand, in plain PyTorch: what ours are measured against.
 
-Nothing here is checked, saved, resumed or composed, and nothing is more than the method needs: tensors in
-RAM, one gather a batch, one forward pass over joined rows, no autograd graph for a quadratic, no `.item()`.
+Nothing here is checked, saved, resumed or composed, and nothing does more than the method needs: tensors in
+RAM, one gather a batch, one forward pass over joined rows, no graph for a quadratic, no `.item()`.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-See = Callable[[Tensor], Tensor]
-"""What the model is given for rows as they are stored."""
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
+_SCALE = torch.tensor([1 / (255 * std) for std in STD]).view(3, 1, 1)
+_SHIFT = torch.tensor([-mean / std for mean, std in zip(MEAN, STD, strict=True)]).view(3, 1, 1)
+
+
+def as_stored(x: Tensor) -> Tensor:
+    return x
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Pixels of uint8 as the model sees them, (n, 3, h, w)."""
+    return x.float().mul_(_SCALE).add_(_SHIFT)
+
+
+def augmented(x: Tensor, random: torch.Generator, padding: int = 4) -> Tensor:
+    """Normalised, after a flip of half of the images and a crop of each, at random."""
+    flipped = (torch.rand(len(x), generator=random) < 0.5).nonzero().flatten()
+    x = x.index_copy(0, flipped, x.index_select(0, flipped).flip(-1))
+    count, channels, height, width = x.shape
+    padded = F.pad(x, (padding,) * 4)
+    row, plane, line, _ = padded.stride()
+    places = padded.numel() - ((channels - 1) * plane + (height - 1) * line + width) + 1
+    windows = padded.as_strided((places, channels, height, width), (1, plane, line, 1))
+    down, right = torch.randint(2 * padding + 1, (2, count), generator=random)
+    return normalised(windows.index_select(0, torch.arange(count) * row + down * line + right))
 
 
 class Reservoir:
@@ -36,12 +59,11 @@ class Reservoir:
             for held, new in zip(self.columns, rows, strict=True):
                 held[self.seen : self.seen + count] = new
         else:
-            last = torch.arange(self.seen + 1, self.seen + count + 1, dtype=torch.float64)
-            slots = (torch.rand(count, generator=self.random, dtype=torch.float64) * last).long()
-            # Rows that come before the memory is full take the next slot.
-            slots = torch.where(last <= self.capacity, last.long() - 1, slots)
+            place = torch.arange(self.seen, self.seen + count)
+            drawn = torch.rand(count, generator=self.random, dtype=torch.float64).mul_(place + 1).long()
+            slots = torch.where(place < self.capacity, place, drawn)
             kept = (slots < self.capacity).nonzero().flatten()
-            slots = slots[kept]
+            slots = slots.index_select(0, kept)
             for held, new in zip(self.columns, rows, strict=True):
                 held.index_copy_(0, slots, new.index_select(0, kept))
         self.seen += count
@@ -53,21 +75,20 @@ class Reservoir:
 
 @dataclass
 class Loop:
-    """What all loops share. `learn` learns one experience; `end` is called, off the clock, after it."""
+    """What all loops share: `learn` learns one experience, `end` is called, off the clock, after it."""
 
     model: nn.Module
     optimizer: Optimizer
-    see: See
+    see: Callable[[Tensor], Tensor]
     size: int
-    count: int = 0
-    """Old rows in each draw."""
-    memory: Reservoir = field(default_factory=lambda: Reservoir(2000))
+    """Rows in a batch, and in each draw from the memory."""
+    memory: Reservoir
 
     def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
         raise NotImplementedError
 
     def end(self, importance: list[Tensor], classes: int) -> None:
-        """The Fisher information of the experience, and the number of classes seen so far."""
+        """Given the Fisher information of the experience, and the number of classes so far."""
 
 
 class Naive(Loop):
@@ -87,7 +108,7 @@ class Replay(Loop):
             new_x, new_y = x.index_select(0, index), y.index_select(0, index)
             all_x, all_y = new_x, new_y
             if len(self.memory):
-                old_x, old_y = self.memory.sample(self.count)
+                old_x, old_y = self.memory.sample(self.size)
                 all_x, all_y = torch.cat([new_x, old_x]), torch.cat([new_y, old_y])
             loss = F.cross_entropy(self.model(self.see(all_x)), all_y)
             self.optimizer.zero_grad(set_to_none=True)
@@ -107,8 +128,8 @@ class DERpp(Loop):
             logits = self.model(self.see(new_x))
             loss = F.cross_entropy(logits, new_y)
             if len(self.memory):
-                dark_x, _, dark_z = self.memory.sample(self.count)
-                light_x, light_y, _ = self.memory.sample(self.count)
+                dark_x, _, dark_z = self.memory.sample(self.size)
+                light_x, light_y, _ = self.memory.sample(self.size)
                 loss = loss + self.alpha * F.mse_loss(self.model(self.see(dark_x)), dark_z)
                 loss = loss + self.beta * F.cross_entropy(self.model(self.see(light_x)), light_y)
             self.optimizer.zero_grad(set_to_none=True)
@@ -118,31 +139,29 @@ class DERpp(Loop):
 
 
 class EWC(Loop):
-    """The penalty's gradient, strength * (A w - B), goes straight into the gradients: its value is not needed."""
+    """The penalty's gradient, strength * (A w - B), goes straight into the gradients: no value, no graph."""
 
     strength = 1.0
-    total: tuple[list[Tensor], list[Tensor]] | None = None
+    pull: tuple[list[Tensor], list[Tensor]] | None = None
     """A, the sum of the importances, and B, that of the importances times the anchors."""
 
     def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
-        weights = [weight.detach() for weight in self.model.parameters()]
+        parameters = list(self.model.parameters())
+        weights = [weight.detach() for weight in parameters]
         for index in order.split(self.size):
             loss = F.cross_entropy(self.model(self.see(x.index_select(0, index))), y.index_select(0, index))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if self.total is not None:
-                gradients = [weight.grad for weight in self.model.parameters()]
-                torch._foreach_addcmul_(gradients, weights, self.total[0], self.strength)  # noqa: SLF001
-                torch._foreach_sub_(gradients, self.total[1], alpha=self.strength)  # noqa: SLF001
+            if self.pull is not None:
+                gradients = [weight.grad for weight in parameters]
+                torch._foreach_addcmul_(gradients, weights, self.pull[0], self.strength)  # noqa: SLF001
+                torch._foreach_sub_(gradients, self.pull[1], alpha=self.strength)  # noqa: SLF001
             self.optimizer.step()
 
     def end(self, importance: list[Tensor], classes: int) -> None:  # noqa: ARG002
-        pulled = [value * weight.detach() for value, weight in zip(importance, self.model.parameters(), strict=True)]
-        if self.total is None:
-            self.total = [value.clone() for value in importance], pulled
-        else:
-            torch._foreach_add_(self.total[0], importance)  # noqa: SLF001
-            torch._foreach_add_(self.total[1], pulled)  # noqa: SLF001
+        pairs = zip(importance, self.model.parameters(), strict=True)
+        new = importance, [value * weight.detach() for value, weight in pairs]
+        self.pull = new if self.pull is None else tuple(map(torch._foreach_add, self.pull, new))  # noqa: SLF001
 
 
 class LwF(Loop):

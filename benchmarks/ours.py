@@ -1,4 +1,4 @@
-"""The same loops with everlearn: what a user would write."""
+"""The same loops with everlearn: all that a user writes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,16 +10,17 @@ from everlearn import Learner, Memory, Method
 from everlearn.learner import View
 from everlearn.methods import EWC, DERpp, LwF, Naive, Replay
 
-METHODS: dict[str, Callable[[int], Method]] = {
-    "naive": lambda count: Naive(),  # noqa: ARG005
-    "er": lambda count: Replay(Memory(2000), count=count),
-    "ewc": lambda count: EWC(1.0, fisher="empirical"),  # noqa: ARG005
-    "derpp": lambda count: DERpp(Memory(2000), alpha=0.1, beta=0.5, count=count),
-    "lwf": lambda count: LwF(),  # noqa: ARG005
+METHODS: dict[str, Callable[[int, int], Method]] = {
+    "naive": lambda _capacity, _count: Naive(),
+    "er": lambda capacity, count: Replay(Memory(capacity), count),
+    "ewc": lambda _capacity, _count: EWC(1.0, fisher="empirical"),
+    "derpp": lambda capacity, count: DERpp(Memory(capacity), alpha=0.1, beta=0.5, count=count),
+    "lwf": lambda _capacity, _count: LwF(lambda_o=1.0, T=2.0),
 }
 
 optimizer = partial(torch.optim.SGD, lr=0.01, fused=True)
 
 
-def learner(name: str, model: nn.Module, size: int, count: int, view: View | None) -> Learner:
-    return Learner(model, METHODS[name](count), optimizer=optimizer, batch_size=size, view=view)
+def learner(method: str, model: nn.Module, size: int, capacity: int, view: View | None) -> Learner:
+    """Learns in batches of `size`, and draws as many old rows from a memory of `capacity`."""
+    return Learner(model, METHODS[method](capacity, size), optimizer=optimizer, batch_size=size, view=view)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from everlearn.batch import UNLABELED, Batch, Rows, check, length, move, unlabeled
 from everlearn.models.views import evaluating
-from everlearn.objective import Objective, Output
+from everlearn.objective import Objective, Output, known
 
 
 class NonFinite(ValueError):
@@ -36,11 +36,9 @@ def clean(batch: Batch) -> None:
         raise ValueError("the batch has no rows")
     for name, column in batch.items():
         if isinstance(column, Tensor) and column.is_floating_point():
-            flat = column.reshape(-1)
-            if flat.dtype not in (torch.float32, torch.float64):
-                flat = flat.float()
-            # One pass: the sum of squares is finite only if all values are, and are of a size to compute with.
-            if not math.isfinite(torch.dot(flat, flat).item()):
+            flat = column.detach().reshape(-1).float()
+            # One pass: no value can be larger than the root of the sum of all squares, and NaN compares false.
+            if not torch.dot(flat, flat).item() < _LARGEST**2:
                 _point_at(name, column)
 
 
@@ -83,10 +81,18 @@ def finite_state(state: Mapping[str, Tensor], what: str) -> None:
 
 
 def guarded(model: Callable[..., Any], batch: Batch, /, objective: Objective) -> Output:
-    """The objective, checked before any method stores what came out of it."""
+    """The objective, checked before any method stores what came out of it.
+
+    A batch in which no row has a label gives no loss, as if it had no column of labels.
+    """
     output = objective(model, batch)
-    if output.loss is not None:
-        finite_loss(output.loss)
+    loss, y = output.loss, batch.get("y")
+    if loss is not None and not (loss.numel() == 1 and math.isfinite(loss.item())):
+        if isinstance(y, Tensor) and y.dtype == torch.int64:
+            if bool((y == UNLABELED).all()):
+                return Output(None, output.logits)
+            known(y, output.logits.shape[1])
+        finite_loss(loss)
     return output
 
 
@@ -108,7 +114,7 @@ def trainable_batches(model: nn.Module, rows: int, batch_size: int, accumulate: 
     if drop_last and rows < batch_size:
         raise ValueError(f"drop_last leaves nothing: {rows} rows are less than one batch of {batch_size}")
     last = rows % batch_size or batch_size
-    sizes = [batch_size // accumulate] if rows >= batch_size else []
+    sizes = [max(1, batch_size // accumulate)] if rows >= batch_size else []
     if not drop_last:
         sizes.append(max(1, last // accumulate))
     if min(sizes) == 1 and (norm := _batch_norm(model)):
@@ -144,13 +150,3 @@ def fits(
         y = rows.column("y")
         if isinstance(y, Tensor) and y.ndim == 1 and y.dtype == torch.int64 and logits.ndim == 2:
             known(y, logits.shape[1])
-
-
-def known(y: Tensor, classes: int) -> None:
-    """Raises a ValueError unless each label is `UNLABELED` or below `classes`."""
-    named = y[y != UNLABELED]
-    if len(named) and not 0 <= int(named.min()) <= int(named.max()) < classes:
-        raise ValueError(
-            f"labels go from {int(named.min())} to {int(named.max())}, but the model answers for the classes 0 to "
-            f"{classes - 1}; let the head grow (GrowHead), or number the classes from 0"
-        )

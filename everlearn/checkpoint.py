@@ -1,7 +1,7 @@
 """Checkpoints: anything with a state_dict, written whole or not at all.
 
-A checkpoint is one file: a line with a name, a version and the SHA-256 of all that follows, then a tree of
-plain values in JSON, then its tensors in safetensors. Nothing in it is code, nothing is loaded unverified.
+A checkpoint is one file: a line with a name, a version and the SHA-256 of these and all that follows, then a tree
+of plain values in JSON, then its tensors in safetensors. Nothing in it is code, nothing is loaded unverified.
 """
 
 import json
@@ -27,6 +27,10 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, is damaged, or comes from a newer version; or a state that cannot be saved."""
 
 
+class Newer(CheckpointError):  # noqa: N818 (as NonFinite: an error by what is wrong)
+    """A whole checkpoint in a format that this version does not know yet."""
+
+
 def save(state: dict[str, Any], path: str | Path) -> None:
     """Writes `state` (dicts, lists, tuples, tensors and plain values) to `path`, durably and in one piece.
 
@@ -36,9 +40,8 @@ def save(state: dict[str, Any], path: str | Path) -> None:
 
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_pack(state, tensors, "state")).encode()
-    body = len(tree).to_bytes(8, "little") + tree + as_bytes(tensors)
-    head = f"{_MAGIC} {_VERSION} {sha256(body).hexdigest()}\n".encode()
-    write(path, head, body)
+    body = len(tree).to_bytes(8, "little") + tree + as_bytes(_apart(tensors))
+    write(path, f"{_MAGIC} {_VERSION} {_digest(str(_VERSION), body)}\n".encode(), body)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -47,16 +50,23 @@ def load(path: str | Path) -> dict[str, Any]:
 
     content = Path(path).read_bytes()
     head, _, body = content.partition(b"\n")
-    words = head[:200].decode("ascii", errors="replace").split()
+    words = head[:200].decode("ascii", errors="replace").split(" ")
     if len(words) != 3 or words[0] != _MAGIC:
         raise CheckpointError(f"{path} is not a checkpoint of everlearn")
-    if int(words[1]) > _VERSION:
-        raise CheckpointError(f"{path} is a checkpoint of format {words[1]}; this version reads up to {_VERSION}")
-    if sha256(body).hexdigest() != words[2]:
+    _, version, digest = words
+    if _digest(version, body) != digest:
         raise CheckpointError(f"{path} is damaged: its content does not have the checksum it was written with")
+    if int(version) > _VERSION:
+        raise Newer(f"{path} is a checkpoint of format {version}, but this version reads up to {_VERSION}; update it")
     size = int.from_bytes(body[:8], "little")
     state: dict[str, Any] = _unpack(json.loads(body[8 : 8 + size]), from_bytes(body[8 + size :]))
     return state
+
+
+def _digest(version: str, body: bytes) -> str:
+    digest = sha256(f"{_MAGIC} {version} ".encode())
+    digest.update(body)
+    return digest.hexdigest()
 
 
 def write(path: str | Path, *parts: bytes) -> None:
@@ -71,9 +81,8 @@ def write(path: str | Path, *parts: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     sync(path.parent)
 
 
@@ -89,8 +98,12 @@ def sync(folder: Path) -> None:
 def _pack(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     """`value` as JSON; its tensors go to `tensors`. Everything but str, bool, int and None carries its kind."""
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.dtype == torch.complex128:
+            raise CheckpointError(
+                f"{place} is a tensor of {value.dtype}, {value.layout}, on {value.device}; only dense ones are held"
+            )
         name = str(len(tensors))
-        tensors[name] = value.detach().contiguous().cpu()
+        tensors[name] = _plain(value)
         return {"tensor": name, "stride": list(value.stride()) if _permuted(value) else None}
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -106,10 +119,25 @@ def _pack(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     )
 
 
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with a copy of each that shares its memory with one before it: tied weights, slices."""
+    seen, apart = set(), {}
+    for name, value in tensors.items():
+        memory = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if memory in seen else value
+        seen.add(memory)
+    return apart
+
+
 def _key(key: Any, place: str) -> str | int:
     if isinstance(key, str | int) and not isinstance(key, bool):
         return key
     raise CheckpointError(f"{place} has the key {key!r}; keys are strings or whole numbers")
+
+
+def _plain(value: Tensor) -> Tensor:
+    """The values themselves, on the CPU, in the usual order: no lazy conjugate or negative."""
+    return value.detach().resolve_conj().resolve_neg().cpu().contiguous()
 
 
 def _permuted(value: Tensor) -> bool:
@@ -181,6 +209,8 @@ class Checkpoints:
         for path in reversed(paths):
             try:
                 return load(path)
+            except Newer:
+                raise  # it is whole, so nothing older may take its place
             except CheckpointError as error:
                 report(f"{error}; going back to the one before it")
                 path.rename(path.with_suffix(".damaged"))
@@ -224,4 +254,4 @@ def same(first: Any, second: Any) -> bool:
 
 def _bits(value: Tensor) -> Tensor:
     """The tensor as bytes, so that NaN equals NaN and 0 differs from -0."""
-    return value.detach().cpu().contiguous().view(-1).view(torch.uint8) if value.numel() else value.detach().cpu()
+    return _plain(value).view(-1).view(torch.uint8) if value.numel() else _plain(value)

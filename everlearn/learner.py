@@ -132,9 +132,15 @@ class Learner:
         count = self._batches_in(experience)
         if not self.begun:
             self._begin(experience, count * self.epochs)
+        elif count * self.epochs != self.planned:
+            raise ValueError(
+                f"experience {self.experience} began with {self.planned} steps, but the {len(experience.train)} rows "
+                f"given now make {count * self.epochs}; go on with the rows that it began with"
+            )
         if self._live is None:
             self._wrap()
-        while self.epoch < self.epochs and not self.stopping:
+        epochs = 0 if self.stopping else self.epochs  # a state may have been saved after stop()
+        while self.epoch < epochs:
             for batch in self._epoch(experience):
                 output = self._update(batch)
                 self.position += 1
@@ -143,8 +149,11 @@ class Learner:
                 if self.stopping:
                     break
             self.epoch, self.position = self.epoch + 1, 0
+            if self.stopping:
+                break
         self.method.end(self.model, experience, self._seen(None))
-        self.experience, self.epoch, self.begun, self.stopping = experience.index + 1, 0, False, False
+        self.experience, self.epoch, self.position = experience.index + 1, 0, 0
+        self.begun = self.stopping = False
 
     def remember(self, experience: Experience) -> None:
         """Keeps what it would keep if it had learned `experience`, without changing the model.
@@ -152,6 +161,8 @@ class Learner:
         The way in for a model that was trained elsewhere: memories are filled, importances estimated, teachers
         taken. The method sees each row once, in eval mode and without gradients.
         """
+        if self.begun:
+            raise ValueError(f"the learner is in the middle of experience {self.experience}; finish it first")
         self.method.begin(self.model, experience, self._seen(None))
         objective = self._seen(None)
         order = torch.arange(len(experience.train))
@@ -166,6 +177,7 @@ class Learner:
     def observe(self, batch: Batch) -> Output:
         """Learns from one batch of a stream without borders; the outputs are detached."""
         if self.optimizer is None:
+            self._agree()
             self.optimizer = self._new_optimizer()
         if self._live is None:
             self._wrap()
@@ -173,7 +185,7 @@ class Learner:
 
     def stop(self) -> None:
         """Makes the current experience end after this step, as if its data had run out."""
-        self.stopping = True
+        self.stopping = self.begun  # between two experiences there is none to end
 
     # -- answering --------------------------------------------------------------------------------------------
 
@@ -232,11 +244,11 @@ class Learner:
 
     def _begin(self, experience: Experience, planned: int) -> None:
         border.trainable_batches(
-            self.model, len(experience.train), self.batch_size, self.accumulate, drop_last=self.drop_last
+            self.model, len(experience.train), self.batch_size, self.accumulate * _world(), drop_last=self.drop_last
         )
+        self._agree()
         before = dict(self.model.named_parameters())
         self.method.begin(self.model, experience, self._seen(None))
-        border.fits(self.model, experience.train, self._seen(None), self.device)
         after = dict(self.model.named_parameters())
         if self.optimizer is None or self.fresh_optimizer:
             self.optimizer = self._new_optimizer()
@@ -245,6 +257,8 @@ class Learner:
             new = [weight for name, weight in after.items() if name not in before and weight.requires_grad]
             if new:
                 self.optimizer.add_param_group({"params": new})
+        # Not before: refused here, the learner must not be left with an optimizer for the head as it was.
+        border.fits(self.model, experience.train, self._seen(None), self.device)
         if self.make_scheduler is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = group.pop("initial_lr", group["lr"])  # where the last schedule began
@@ -253,17 +267,14 @@ class Learner:
         self._live = None
 
     def _wrap(self) -> None:
-        """Puts what a step runs around the model: `torch.compile`, DDP."""
-        model: nn.Module = self.model
-        if self.compile:
-            model = torch.compile(model)  # type: ignore[assignment]
-        if _world() > 1:
-            # Several forward passes may come before one backward, so buffers are averaged after the step instead.
-            model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-        self._live = model
+        """Puts what a step runs around the model, and notes what it moves."""
+        self._live = torch.compile(self.model) if self.compile else self.model  # type: ignore[assignment]
         self._weights = [*self.model.parameters(), *self.method.parameters()]
         self._buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        self._shadow = [buffer.clone() for buffer in self._buffers]
+        # What a forward pass may change: statistics and counters, but no tables. By dtype, to be copied in one go each.
+        changing = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() or buffer.dim() == 0]
+        self._kept = [[b for b in changing if b.dtype == dtype] for dtype in {b.dtype: None for b in changing}]
+        self._shadow = [[buffer.clone() for buffer in kept] for kept in self._kept]
 
     def _update(self, batch: Batch) -> Output:
         """One step of the optimizer."""
@@ -274,12 +285,13 @@ class Learner:
             self._train()
         for weight in self._weights:
             weight.grad = None
-        if self._buffers:
-            torch._foreach_copy_(self._shadow, self._buffers)  # noqa: SLF001 (its only name)
+        for shadow, kept in zip(self._shadow, self._kept, strict=True):
+            torch._foreach_copy_(shadow, kept)  # noqa: SLF001 (its only name)
         objective = self._seen(self.number)
         rows = length(batch)
         outputs: list[Output] = []
-        for piece in self._pieces(batch):
+        pieces = self._pieces(batch)
+        for piece in pieces:
             try:
                 with self._autocast():
                     output = self.method(self._live, piece, objective)
@@ -287,37 +299,62 @@ class Learner:
                     border.finite_loss(output.loss)
                     share = length(piece) / rows
                     self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()
-            except Exception:
+            except Exception as error:
                 self._refuse()
+                error.add_note(f"Nothing was learned from this batch: {_shapes(batch)}.")
                 raise
             outputs.append(output)
-        if any(output.loss is not None for output in outputs):
+        learned = any(output.loss is not None for output in outputs)
+        if learned if _world() == 1 else self._pool(rows if learned else 0):
             self._step(self._live, self.optimizer)
+        if _world() > 1:
+            average(self._buffers)
         self.number += 1
-        return _merge(outputs, rows)
+        return _merge(outputs, list(map(length, pieces)))
+
+    def _pool(self, rows: int) -> bool:
+        """Makes each gradient its mean over the rows of all processes, and says whether there were any.
+
+        A weight that was used in none of them keeps no gradient. Gradients are averaged here rather than by DDP:
+        a method may run the model several times before one backward pass, or use only a part of it.
+        """
+        mine = torch.tensor([rows, *(weight.grad is not None for weight in self._weights)], device=self.device)
+        distributed.all_reduce(mine)
+        total, *used = mine.tolist()
+        for weight, somewhere in zip(self._weights, used, strict=True):
+            if somewhere and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        average([weight.grad for weight in self._weights if weight.grad is not None], rows / max(total, 1))
+        return bool(total)
+
+    def _agree(self) -> None:
+        """Gives all processes the weights of the first."""
+        if _world() > 1:
+            for value in (*self.model.parameters(), *self.method.parameters(), *self.model.buffers()):
+                first = value.detach().contiguous()
+                distributed.broadcast(first, 0)
+                value.detach().copy_(first)
 
     def _step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        if _world() > 1:
-            average({str(i): w.grad for i, w in enumerate(self.method.parameters()) if w.grad is not None})
         self.scaler.unscale_(optimizer)
         self.method.before_step(model)
         if self.clip is not None:
             nn.utils.clip_grad_norm_([w for w in self._weights if w.grad is not None], self.clip)
+        scale = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()
-        with torch.no_grad():
-            self.method.after_step(model)
+        if self.scaler.get_scale() >= scale:  # else the gradient overflowed, and there was no step
+            with torch.no_grad():
+                self.method.after_step(model)
         if self.scheduler is not None:
             self.scheduler.step()
-        if _world() > 1 and self._buffers:
-            average({str(i): buffer for i, buffer in enumerate(self._buffers)})
 
     def _refuse(self) -> None:
         """Leaves the model as it was before the step: gradients are dropped, running statistics restored."""
         for weight in self._weights:
             weight.grad = None
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._shadow)  # noqa: SLF001
+        for shadow, kept in zip(self._shadow, self._kept, strict=True):
+            torch._foreach_copy_(kept, shadow)  # noqa: SLF001
 
     def _train(self) -> None:
         self.model.train()
@@ -326,11 +363,12 @@ class Learner:
 
     def _admit(self, batch: Batch) -> Batch:
         """The batch on the device, once it is known to be clean."""
-        border.clean(batch)
+        if length(batch) or _world() == 1:  # of several processes, one may have no share of a small batch
+            border.clean(batch)
         return move(batch, self.device)
 
     def _pieces(self, batch: Batch) -> Sequence[Batch]:
-        if self.accumulate == 1:
+        if self.accumulate == 1 and length(batch):
             return (batch,)
         parts = torch.arange(length(batch)).tensor_split(self.accumulate)
         return [take(batch, slice(int(part[0]), int(part[-1]) + 1)) for part in parts if len(part)]
@@ -406,11 +444,19 @@ def _ids(experience: Experience) -> int:
     return experience.index << 40
 
 
-def _merge(outputs: list[Output], rows: int) -> Output:
-    """The outputs of the pieces as one, detached."""
+def _shapes(batch: Batch) -> str:
+    shapes = {n: f"{tuple(c.shape)} {c.dtype}" if isinstance(c, Tensor) else f"[{len(c)}]" for n, c in batch.items()}
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+
+
+def _merge(outputs: list[Output], sizes: list[int]) -> Output:
+    """The outputs of the pieces as one, detached; rows that the method joined to a piece are left out."""
+    if not outputs:
+        return Output(None, torch.empty(0))
+    logits = [output.logits[:size].detach() for output, size in zip(outputs, sizes, strict=True)]
     if len(outputs) == 1:
-        loss, logits = outputs[0].loss, outputs[0].logits
-        return Output(None if loss is None else loss.detach(), logits.detach())
-    losses = [(o.loss.detach() * len(o.logits) / rows) for o in outputs if o.loss is not None]
-    total = torch.stack(losses).sum() if losses else None
-    return Output(total, torch.cat([o.logits.detach() for o in outputs]))
+        loss = outputs[0].loss
+        return Output(None if loss is None else loss.detach(), logits[0])
+    rows = sum(sizes)
+    losses = [o.loss.detach() * size / rows for o, size in zip(outputs, sizes, strict=True) if o.loss is not None]
+    return Output(torch.stack(losses).sum() if losses else None, torch.cat(logits))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -95,7 +96,7 @@ class Method:
             if isinstance(current, Stateful):
                 current.load_state_dict(saved)
             else:
-                setattr(self, name, saved)
+                setattr(self, name, deepcopy(saved))  # what is updated in place must not be shared with the giver
 
     def _stateful(self, name: str) -> bool:
         return isinstance(getattr(self, name), Stateful)

@@ -63,7 +63,25 @@ def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor | None:
     y = tensor(batch, "y")
     if y.dtype != torch.int64:
         raise TypeError(f"class labels must be int64 positions, but y is {y.dtype}; use `y.long()`, or `regress`")
-    return F.cross_entropy(logits, y, ignore_index=UNLABELED)
+    if y.is_cuda:  # where a label out of range would end the process; a learner refuses a loss of NaN instead
+        strange = (y >= logits.shape[1]) | ((y < 0) & (y != UNLABELED))
+        loss = F.cross_entropy(logits, y.where(~strange, UNLABELED), ignore_index=UNLABELED)
+        return loss.masked_fill(strange.any(), torch.nan)
+    try:
+        return F.cross_entropy(logits, y, ignore_index=UNLABELED)
+    except IndexError:
+        known(y, logits.shape[1])
+        raise
+
+
+def known(y: Tensor, classes: int) -> None:
+    """Raises a ValueError unless each label is `UNLABELED` or below `classes`."""
+    named = y[y != UNLABELED]
+    if len(named) and not 0 <= int(named.min()) <= int(named.max()) < classes:
+        raise ValueError(
+            f"labels go from {int(named.min())} to {int(named.max())}, but the model answers for the classes 0 to "
+            f"{classes - 1}; let the head grow (GrowHead), or number the classes from 0"
+        )
 
 
 @dataclass(frozen=True)

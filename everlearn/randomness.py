@@ -39,10 +39,15 @@ def unmoved(device: torch.device) -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """The global CPU generators at `seed`, for foreign code that draws from them; as they were afterwards."""
     with unmoved(torch.device("cpu")):
-        torch.random.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
+        seed_globals(seed)
         yield
+
+
+def seed_globals(seed: int) -> None:
+    """The global generators of torch (on the CPU), numpy and Python at `seed`: for a program that owns its process."""
+    torch.random.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
 
 
 def global_state(device: torch.device) -> dict[str, Any]:

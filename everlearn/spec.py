@@ -1,6 +1,7 @@
 """What a user types to choose a thing and its settings: `er:memory=2000,count=64+ewc:lambda=100`."""
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -30,6 +31,8 @@ def parse(text: str) -> Spec:
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"cannot read {part!r} in {text!r}; expected key=value, as in sgd:lr=0.01,momentum=0.9")
+        if key.strip() in settings:
+            raise ValueError(f"{text!r} gives {key.strip()!r} twice; give it once")
         settings[key.strip()] = literal(value.strip())
     return Spec(name.strip().lower(), settings)
 
@@ -40,7 +43,8 @@ def parse_chain(text: str) -> list[Spec]:
     >>> [spec.name for spec in parse_chain("er:memory=100+ewc")]
     ['er', 'ewc']
     """
-    return [parse(part) for part in text.replace("der++", "derpp").replace("DER++", "derpp").split("+")]
+    named = re.sub(r"\bder\+\+", "derpp", text, flags=re.IGNORECASE)
+    return [parse(part) for part in re.split(r"\+(?!\d)", named)]  # 1e+3 is a number
 
 
 def literal(text: str) -> Any:

@@ -26,7 +26,7 @@ def _said(error: Exception) -> str:
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return escape(
-            f"the disk is full ({error}); nothing was lost: the last checkpoint is whole. Free some space, then go on with "
-            "everlearn resume"
+            f"the disk is full ({error}); nothing was lost: the last checkpoint is whole. Free some space, then go "
+            "on with everlearn resume"
         )
     return escape(str(error))

@@ -84,7 +84,9 @@ def demo(
 
 def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> Config:
     """Settings from a file, overruled by flags."""
-    flags = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if name != "config"}
+    flags = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if name != "config"
+    }
     flags = {name: value for name, value in flags.items() if value not in (None, [])}
     for name, value in flags.items():
         if isinstance(value, list) and name not in _REPEATED:
@@ -106,16 +108,26 @@ def _flags(function: Callable[..., None], names: list[str]) -> Callable[..., Non
         shown = f" (default: {default})" if default not in ("", (), False, 0) else ""
         help_ = HELP.get(name, "A TOML file of settings; flags win.") + shown
         option = typer.Option(help=help_, rich_help_panel=panel[name], metavar=_METAVARS.get(name), show_default=False)
-        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]))
+        parameters.append(
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+        )
     function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function
 
 
-_METAVARS = {"model": "FILE:NAME", "weights": "FILE", "data": "PATH", "old": "PATH", "test": "PATH", "out": "PATH"}
-_EVALUATION = (
-    "model weights data classes task target features size channels normalize head coverage device batch_size threads".split()
-)
+_METAVARS = {
+    "model": "FILE:NAME",
+    "weights": "FILE",
+    "data": "PATH",
+    "old": "PATH",
+    "test": "PATH",
+    "out": "PATH",
+}
+_EVALUATION = [
+    *("model", "weights", "data", "classes", "task", "target", "features", "size", "channels", "normalize"),
+    *("head", "coverage", "device", "batch_size", "threads"),
+]
 
 
 def app() -> None:

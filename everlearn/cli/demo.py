@@ -65,7 +65,10 @@ def _deploy(path: Path, weights: Path) -> Path:
     source = load(path)
     model = MLP(inputs=64, hidden=(128, 64), outputs=5)
     learner = Learner(
-        model, optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), epochs=20, view=view(normalize="unit")
+        model,
+        optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+        epochs=20,
+        view=view(normalize="unit"),
     )
     learner.learn(Experience(0, source.rows, source.rows, tuple(range(5))))
     save_weights(model, weights, classes=source.names)

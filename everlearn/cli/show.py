@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +46,7 @@ def work(run: Run, *, quiet: bool = False) -> None:
             console.print(str(run.loaded), style="dim", markup=False)
         for path in run.data.quarantined:
             say(f"left out, because it does not decode: {path}")
-        with terminating(signal.SIGTERM, signal.SIGINT) as asked, _progress(run) as show:
+        with terminating(signal.SIGTERM, signal.SIGINT) as asked, _progress() as show:
             for moment in run.steps():
                 show(moment)
                 if asked():
@@ -53,13 +61,16 @@ def work(run: Run, *, quiet: bool = False) -> None:
 
 def _results(run: Run) -> None:
     stem = run.folder / f"{run.stem}.pth"
-    console.print(f"weights  {stem} and .safetensors" + (f", {run.config.out}" if run.writes_weights else ""), markup=False)
+    console.print(
+        f"weights  {stem} and .safetensors" + (f", {run.config.out}" if run.writes_weights else ""),
+        markup=False,
+    )
     console.print(f"memory   {run.folder / 'memory.checkpoint'}", markup=False)
     console.print(f"report   {run.folder / 'report.html'} and .json", markup=False)
 
 
 @contextmanager
-def _progress(run: Run) -> Iterator["_Show"]:
+def _progress() -> Iterator["_Show"]:
     columns: Iterable[ProgressColumn | str] = (
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Speed(), TimeRemainingColumn()
     )  # fmt: skip
@@ -78,7 +89,9 @@ class _Show:
         key = (moment.contender, moment.experience)
         if key not in self.tasks:
             title = f"{moment.contender}: {moment.experience}"
-            self.tasks[key] = self.progress.add_task(title, total=moment.of, completed=moment.place - 1, rows=moment.rows)
+            self.tasks[key] = self.progress.add_task(
+                title, total=moment.of, completed=moment.place - 1, rows=moment.rows
+            )
         self.progress.update(self.progress.tasks[self.tasks[key]].id, completed=moment.place)
 
 
@@ -132,4 +145,8 @@ def _idea(cls: type[Method]) -> str:
 
 
 def _shown(value: object) -> str:
-    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, float) else f"{value:g}"  # type: ignore[call-overload]
+    return (
+        {None: "none", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, float)
+        else f"{value:g}"
+    )  # type: ignore[call-overload]

@@ -1,101 +1,75 @@
 """The Hugging Face Trainer keeps its loop; the method rides along."""
 
-from pathlib import Path
+# ruff: noqa: ANN401 (what passes through is the Trainer's)
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from everlearn import checkpoint
 from everlearn.batch import ANSWERS, unlabeled
 from everlearn.method import Method
-from everlearn.models.views import average
 from everlearn.objective import Objective, ask
 from everlearn.streams.experience import Experience
 
 
-class Continual(Trainer):  # type: ignore[misc]
-    """A Trainer whose model learns with a method, one Trainer for each experience.
+class Continual(Trainer, TrainerCallback):  # type: ignore[misc]
+    """A Trainer, listening to itself, whose model learns with a method: one Trainer for each experience.
 
-    `train` begins the experience and ends it; where it is None it does neither. Checkpoints hold the state of the
-    method too, that of each process. The pieces of an accumulated batch weigh the same, however many rows they have.
+    `train` begins its `experience` and ends it; where that is None it does neither. Checkpoints hold the state
+    of the method too, of each process. The pieces of an accumulated batch weigh the same, whatever their size.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        method: Method,
-        objective: Objective = ask,
-        experience: Experience | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, method: Method, objective: Objective = ask, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.method, self.objective, self.experience = method, objective, experience
-        self.model_accepts_loss_kwargs = (
-            False  # the loss is a mean: the Trainer divides it by the number of pieces
-        )
-        for _, module in method.modules():
-            module.to(self.args.device)
-        self.add_callback(_AfterStep(method))
-        for wrong, way_out in (
-            (self.args.remove_unused_columns, "remove_unused_columns=False: a memory knows rows by their id"),
-            (self.args.fp16, "bf16, or float32: gradients in fp16 are still scaled where a method sees them"),
-            (self.args.n_gpu > 1, "one process for each GPU, as torchrun starts them"),
-            (self.label_smoother or self.compute_loss_func, "an objective: it alone says what the loss is"),
-        ):
-            if wrong:
-                raise ValueError(
-                    f"these settings of the Trainer and a method do not go together; use {way_out}"
-                )
+        self.method, self.objective = method, objective
+        self.experience: Experience | None = None
+        self.model_accepts_loss_kwargs = False  # the loss is a mean, to be divided by the number of pieces
+        self.add_callback(self)
+        # Without ids a memory would take the rows of each epoch for new ones; scaled gradients would mislead a
+        # method; and the Trainer clears and averages no other gradients than those of the model.
+        if self.args.remove_unused_columns or self.args.fp16 or self.args.n_gpu > 1 or any(method.modules()):
+            raise ValueError(
+                "with a method the Trainer must have remove_unused_columns=False, bf16 instead of fp16, a process "
+                f"for each GPU, and the method no weights of its own, but this is {method}; or use the Learner"
+            )
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         """Learns the experience, or goes on from a checkpoint within it."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
         if self.experience is not None:
             self.method.begin(self.model, self.experience, self.objective)
-        if isinstance(resume_from_checkpoint, str):
-            self.method.load_state_dict(checkpoint.load(self._beside(resume_from_checkpoint)))
-        result = super().train(resume_from_checkpoint, **kwargs)
+        result = super().train(*args, **kwargs)
         if self.experience is not None:
             self.method.end(self.model, self.experience, self.objective)
         return result
 
-    def create_optimizer(self, *args: Any) -> Optimizer:
-        """An optimizer for the model and for weights of the method."""
-        given = self.optimizer is not None
-        optimizer = super().create_optimizer(*args)
-        if not given and (weights := list(self.method.parameters())):
-            optimizer.add_param_group({"params": weights})
-        return optimizer
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        """The loss of the method."""
+        output = self.method(model, dict(inputs), self.objective)
+        return (output.loss, output) if return_outputs else output.loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One piece of a batch; after the last one, and before clipping, the method sees the gradients."""
+        """One piece of a batch. After the last one, and before clipping, the method sees the gradients."""
         loss: Tensor = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
-            average({str(i): w.grad for i, w in enumerate(self.method.parameters()) if w.grad is not None})
             self.method.before_step(self.model)
         return loss
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        """The loss of the method while the model trains, that of the objective otherwise."""
-        batch = dict(inputs)
-        output = self.method(model, batch, self.objective) if model.training else self.objective(model, batch)
-        return (output.loss, output) if return_outputs else output.loss
+    @torch.no_grad()
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """After the step, the method may change the weights."""
+        self.method.after_step(self.model)
 
-    def prediction_step(
-        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, *_: Any, **__: Any
-    ) -> tuple[Tensor | None, ...]:
+    @torch.no_grad()
+    def prediction_step(self, model: nn.Module, inputs: Any, prediction_loss_only: bool, **_: Any) -> Any:
         """The loss of the objective, the logits that the method predicts, and the answers."""
         batch = self._prepare_inputs(dict(inputs))
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with self.compute_loss_context_manager():
             loss = self.objective(model, batch).loss
-            if prediction_loss_only:
-                return loss, None, None
-            logits = self.method.predict(model, unlabeled(batch), self.objective)
+            logits = (
+                None if prediction_loss_only else self.method.predict(model, unlabeled(batch), self.objective)
+            )
         return loss, logits, next((batch[name] for name in ANSWERS if name in batch), None)
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
@@ -103,16 +77,9 @@ class Continual(Trainer):  # type: ignore[misc]
         super().save_model(output_dir, *args, **kwargs)
         checkpoint.save(self.method.state_dict(), self._beside(output_dir or self.args.output_dir))
 
-    def _beside(self, folder: str) -> Path:
-        return Path(folder) / f"method-{self.args.process_index}.checkpoint"
+    def _load_from_checkpoint(self, folder: str, *args: Any) -> None:
+        super()._load_from_checkpoint(folder, *args)
+        self.method.load_state_dict(checkpoint.load(self._beside(folder)))
 
-
-class _AfterStep(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, method: Method) -> None:
-        self.method = method
-
-    @torch.no_grad()
-    def on_optimizer_step(self, *_: Any, model: nn.Module, **__: Any) -> None:
-        self.method.after_step(model)
-        for weight in self.method.parameters():
-            weight.grad = None  # the Trainer clears those of the model
+    def _beside(self, folder: str) -> str:
+        return f"{folder}/method-{self.args.process_index}.checkpoint"

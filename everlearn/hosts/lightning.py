@@ -21,8 +21,8 @@ class Continual(LightningModule):  # type: ignore[misc]
         for host.experience in stream:
             lightning.Trainer(max_epochs=1).fit(host, loader(host.experience))
 
-    A fit begins the experience, and ends it even if it stops early; where `experience` is None it does neither.
-    Its optimizer is a new one. Checkpoints hold the state of the method too, that of the first process.
+    A fit begins its `experience` and ends it, even if it stops early; where that is None it does neither. Its
+    optimizer is a new one. Checkpoints hold the state of the method too, that of the first process.
     """
 
     def __init__(
@@ -36,16 +36,17 @@ class Continual(LightningModule):  # type: ignore[misc]
         )  # they go where the model goes
 
     def setup(self, stage: str) -> None:
-        """Begins: on the device of the fit, before there is an optimizer, and before a checkpoint is loaded."""
+        """Begins: on the device of the fit, before the optimizer is made, before a checkpoint is loaded."""
         if stage == "fit" and self.experience is not None:
             self.to(self.trainer.strategy.root_device)
             self.method.begin(self.model, self.experience, self.objective)
 
     def configure_optimizers(self) -> Optimizer:
-        """A new optimizer, with what the method does after its steps."""
+        """A new optimizer; after its steps, the method may change the weights."""
         optimizer = self.make_optimizer([weight for weight in self.parameters() if weight.requires_grad])
         after_step = torch.no_grad()(self.method.after_step)
-        # At the end of a batch it would come too late, behind the checkpoints, and after batches without a step.
+        # The end of a batch would be too late, as checkpoints come before it, and too often: a step may have
+        # several batches.
         optimizer.register_step_post_hook(lambda *_: after_step(self.model))
         return optimizer
 

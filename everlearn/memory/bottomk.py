@@ -1,5 +1,6 @@
 """A bottom-k sample over groups: which ids are kept, and in which slot each lies."""
 
+from collections.abc import Iterable
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -11,21 +12,25 @@ from torch import Tensor
 from everlearn.memory.priority import Ids, Priorities, identities, priorities, stream
 
 Indices = NDArray[np.int64]
+Small = NDArray[np.int32]
 
 _UNBOUNDED = np.uint64(2**64 - 1)
+
+_WAITING = 1000
+"""Offers that may wait: each takes some hundred bytes, even if it is of a single id."""
 
 
 class Run(NamedTuple):
     """Some of the ids that are kept: their priorities, slots and groups. One with the slot -1 has left."""
 
     priorities: Priorities
-    slots: Indices
-    groups: Indices
+    slots: Small
+    groups: Small
 
     @classmethod
     def empty(cls) -> "Run":
-        """None."""
-        return cls(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
+        """A run of none."""
+        return cls(np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.int32))
 
     def pick(self, which: NDArray[Any]) -> "Run":
         """Those that `which` picks, a mask or positions."""
@@ -37,7 +42,7 @@ class Run(NamedTuple):
 
 
 class BottomK:
-    """Of all ids ever offered, those with the `capacity` smallest keys (rank by priority in the group, priority).
+    """Of all ids offered, those with the `capacity` smallest keys: (rank by priority in the group, priority).
 
     With one group that is the bottom-k sketch of Cohen and Kaplan ("Summarizing data using bottom-k
     sketches", 2007): a uniform sample, without replacement, of the distinct ids, whatever their order and
@@ -53,8 +58,11 @@ class BottomK:
     capacity.
     """
 
-    ROW_BYTES = 32
-    """What keeping one id costs: its priority, slot, group and place within the group, 8 bytes each."""
+    ROW_BYTES = 20
+    """What keeping one id costs: 8 bytes for its priority, 4 each for its slot, group and place in the group."""
+
+    LARGEST = 2**31 - 1
+    """The largest capacity."""
 
     def __init__(self, seed: int) -> None:
         self.capacity = 0
@@ -76,9 +84,7 @@ class BottomK:
         distinct, and were never offered before.
         """
         hashed = priorities(ids, self._key)
-        groups = (
-            self._group(np.zeros(1, np.int64)).repeat(len(ids)) if labels is None else self._group(labels)
-        )
+        groups = self._group(np.zeros(1, np.int64)).repeat(len(ids)) if labels is None else self._group(labels)
         rows = (hashed < self._bounds[groups]).nonzero()[0]
         if not new or self._forgotten.size:
             rows = self._unknown(rows, hashed)
@@ -86,16 +92,18 @@ class BottomK:
             return rows, rows
         if self.count + len(rows) <= self.capacity:
             slots = np.arange(self.count, self.count + len(rows))
-            self._waiting.append(Run(hashed[rows], slots, groups[rows]))
+            self._waiting.append(Run(hashed[rows], slots.astype(np.int32), groups[rows]))
             self.count += len(rows)
             if len(self._recent) > self._short:
                 self._settle(self._all())
+            elif len(self._waiting) > _WAITING:
+                self._catch_up()
             return rows, slots
-        # A newcomer has no slot yet: until it has survived, it carries its position in `ids`, as a number below -1.
-        self._waiting.append(Run(hashed[rows], -2 - rows, groups[rows]))
+        # A newcomer has no slot yet: until it has survived, it carries its position in `ids`, below -1.
+        self._waiting.append(Run(hashed[rows], (-2 - rows).astype(np.int32), groups[rows]))
         freed = self._overflow()
         placed = (self._fresh.slots < 0).nonzero()[0]  # in the order of their positions
-        rows = -2 - self._fresh.slots[placed]
+        rows = -2 - self._fresh.slots[placed].astype(np.int64)
         slots = np.concatenate([freed, np.arange(self.count, self.capacity)])
         self._fresh.slots[placed] = slots
         self.count = self.capacity
@@ -118,11 +126,11 @@ class BottomK:
         count = self.count - len(holes)
         sources = np.sort(kept.slots[kept.slots >= count])
         targets = holes[holes < count]
-        moved = np.arange(self.count)
+        moved = np.arange(self.count, dtype=np.int32)
         moved[sources] = targets
         self.count = count
         self._settle(kept._replace(slots=moved[kept.slots]))
-        return len(holes), sources, targets
+        return len(holes), sources.astype(np.int64), targets.astype(np.int64)
 
     @property
     def ids(self) -> Ids:
@@ -167,18 +175,20 @@ class BottomK:
 
     def _all(self) -> Run:
         """All that is kept, sorted."""
-        fresh = self._catch_up()
-        fresh = fresh.pick(fresh.priorities.argsort())
-        both = self._base.pick(self._base.slots >= 0).join(fresh)
-        # A stable sort finds the two sorted halves, and only merges them.
-        return both.pick(both.priorities.argsort(kind="stable"))
+        fresh, left = self._catch_up(), self._base.slots >= 0
+        # A stable sort finds the part that is sorted, and merges the rest into it.
+        order = np.concatenate([self._base.priorities[left], fresh.priorities]).argsort(kind="stable")
+        pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]] = zip(self._base, fresh, strict=True)
+        return Run(*(np.concatenate([old[left], new])[order] for old, new in pairs))
 
     def _settle(self, kept: Run) -> None:
         """Makes `kept`, which is sorted, the long run, and starts an empty short one."""
         self._base, self._fresh, self._waiting = kept, Run.empty(), []
         self._recent: set[int] = set()  # priorities that entered the short run, unless they came as new
-        # Places in the long run, by group and then by priority. Small integers are sorted by radix: much faster.
-        self._by_group = kept.groups.astype(np.min_scalar_type(len(self._labels))).argsort(kind="stable")
+        # Places in the long run, by group and then by priority; numpy sorts small integers by radix, faster.
+        self._by_group = (
+            kept.groups.astype(np.min_scalar_type(len(self._labels))).argsort(kind="stable").astype(np.int32)
+        )
         self._sizes = np.bincount(kept.groups, minlength=len(self._labels))  # of each group in the run, now
         self._starts = self._sizes.cumsum() - self._sizes
 
@@ -197,7 +207,7 @@ class BottomK:
         self._recent.update(hashed[rows].tolist())
         return rows
 
-    def _group(self, labels: Ids) -> Indices:
+    def _group(self, labels: Ids) -> Small:
         """The group of each label; a label never seen before founds one."""
         place = _found(labels, self._alphabet)
         if place.min() >= 0:
@@ -211,7 +221,7 @@ class BottomK:
         return self._group(labels)
 
     def _sort_labels(self) -> None:
-        self._by_label = np.argsort(self._labels)
+        self._by_label = np.argsort(self._labels).astype(np.int32)
         self._alphabet = self._labels[self._by_label]
 
     def _overflow(self) -> Indices:
@@ -251,7 +261,7 @@ class BottomK:
         stay = np.ones(len(fresh.slots), np.bool_)
         stay[young] = False
         self._fresh = fresh.pick(stay)
-        return np.sort(slots[slots >= 0])
+        return np.sort(slots[slots >= 0]).astype(np.int64)
 
 
 def _found(wanted: NDArray[Any], among: NDArray[Any]) -> Indices:
@@ -287,5 +297,5 @@ def _ranges(starts: Indices, lengths: Indices) -> Indices:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    # As int64: files of tensors know few unsigned types.
-    return torch.from_numpy(array.view(np.int64).copy())
+    # Files of tensors know few unsigned types.
+    return torch.from_numpy((array.view(np.int64) if array.dtype == np.uint64 else array).copy())

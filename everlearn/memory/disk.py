@@ -73,9 +73,7 @@ class Disk:
                     f"a memory on disk holds tensors, but the column {name!r} is a list; leave out the folder"
                 )
             if not column.shape[1:].numel():
-                raise ValueError(
-                    f"rows of shape {tuple(column.shape[1:])} in {name!r} have nothing to write to disk"
-                )
+                raise ValueError(f"rows of shape {tuple(column.shape[1:])} in {name!r} have nothing to write to disk")
         return {
             "run": _claim(folder),
             "generation": 0,
@@ -88,9 +86,7 @@ class Disk:
 
     def write(self, slots: Tensor, rows: Batch) -> None:
         """Puts rows into slots, (n,) int64, ascending; those beyond the last follow it without a hole."""
-        grown = {
-            name: column for name, column in template(rows).items() if wider(column, self.template[name])
-        }
+        grown = {name: column for name, column in template(rows).items() if wider(column, self.template[name])}
         if grown or self._segment.length + len(slots) > self._limit:
             self._rewrite({**self.template, **move(grown, _CPU)})
         self._positions[slots] = self._segment.append(rows)
@@ -162,9 +158,7 @@ class Segment:
     ) -> None:
         self.length = length
         self.checksums = checksums.copy() if checksums else dict.fromkeys(columns, 0)
-        self._paths = {
-            name: folder / f"{_number(generation)}-{quote(name, safe='')}.rows" for name in columns
-        }
+        self._paths = {name: folder / f"{_number(generation)}-{quote(name, safe='')}.rows" for name in columns}
         for name, path in self._paths.items():
             if length:
                 _verify(path, length * row_bytes({name: columns[name]}), self.checksums[name])
@@ -181,7 +175,7 @@ class Segment:
         for name, held in self._maps.items():
             column = as_bytes(widened(tensor(rows, name).cpu(), held).contiguous())
             content = memoryview(column.numpy().data).cast("B")
-            # Through the file, not through the map: a full disk is then an error, and not a signal that kills.
+            # Through the file and not the map: a full disk is then an error, and not a signal that kills.
             with self._paths[name].open("r+b") as file:
                 file.seek(start * column.shape[1])
                 file.write(content)
@@ -215,13 +209,9 @@ def _map(path: Path, like: Tensor, limit: int) -> Tensor:
 def _verify(path: Path, size: int, checksum: int) -> None:
     """Raises unless the first `size` bytes of the file have this CRC-32."""
     if not path.exists():
-        raise FileNotFoundError(
-            f"the state refers to rows in {path}, which is gone; restore it, or load another state"
-        )
+        raise FileNotFoundError(f"the state refers to rows in {path}, which is gone; restore it, or load another state")
     if (found := path.stat().st_size) < size:
-        raise ValueError(
-            f"{path} has {found} bytes, but the state refers to {size}; restore it, or load another state"
-        )
+        raise ValueError(f"{path} has {found} bytes, but the state refers to {size}; restore it, or load another state")
     seen, left = 0, size
     with path.open("rb") as file:
         while left:
@@ -229,8 +219,8 @@ def _verify(path: Path, size: int, checksum: int) -> None:
             seen, left = zlib.crc32(block, seen), left - len(block)
     if seen != checksum:
         raise ValueError(
-            f"the first {size} bytes of {path} are not those that the state refers to: the file is damaged, or "
-            "another run went on from an older state; restore it, or load another state"
+            f"the first {size} bytes of {path} are not those that the state refers to: the file is damaged, "
+            "or another run went on from an older state; restore it, or load another state"
         )
 
 

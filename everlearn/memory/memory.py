@@ -15,9 +15,7 @@ from everlearn.memory.priority import Ids, stream
 from everlearn.memory.store import Ram, Store, fits, row_bytes
 
 _PREFIXES = (
-    {"": 1}
-    | {p: 1000**i for i, p in enumerate("KMGT", 1)}
-    | {f"{p}I": 1024**i for i, p in enumerate("KMGT", 1)}
+    {"": 1} | {p: 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}I": 1024**i for i, p in enumerate("KMGT", 1)}
 )
 
 
@@ -70,7 +68,7 @@ class Memory:
         """Offers the rows of a batch.
 
         Raises a ValueError if its columns are not those of the first batch, or if the capacity is below one
-        row.
+        row: nothing has changed then. After the OSError of a full disk, load the last state.
         """
         check(batch)
         if not length(batch):
@@ -126,7 +124,9 @@ class Memory:
         return self._kept.count
 
     def take(self, index: Tensor, /) -> Batch:
-        """A copy of the rows in the slots `index`, (n,) int64, each below the length of the memory."""
+        """A copy of the rows in the slots `index`, (n,) int64, from 0 to the length of the memory."""
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise IndexError(f"slots go from 0 to {len(self) - 1}, but index has {index.min()} to {index.max()}")
         return self._filled().gather(index)
 
     def column(self, name: str, /) -> Column:
@@ -134,7 +134,7 @@ class Memory:
         return self._filled().gather(torch.arange(len(self)), name)[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the memory has become, as plain values: whoever loads it goes on like this one, bit for bit.
+        """All that the memory has become, in plain values: whoever loads it goes on like it, bit for bit.
 
         With `folder` the rows are not part of it: they are made durable, and the state refers to their files,
         which are kept for the last four states taken.
@@ -188,6 +188,8 @@ class Memory:
     def _open(self, batch: Batch) -> Store:
         """The store for rows like those in the batch."""
         rows = self.capacity if isinstance(self.capacity, int) else self._fitting(batch)
+        if rows > BottomK.LARGEST:
+            raise ValueError(f"the largest capacity is {BottomK.LARGEST} rows, but {self.capacity!r} asks for {rows}")
         if self.folder is None:
             self._store = Ram(rows, batch)
         else:
@@ -199,13 +201,14 @@ class Memory:
         """How many such rows the bytes of the capacity can hold."""
         if ragged := [name for name, column in batch.items() if isinstance(column, list)]:
             raise ValueError(
-                f"rows with lists have no fixed size ({ragged}), but the capacity is {self.capacity!r}; count rows"
+                f"the lists in {ragged} have no fixed size, so {self.capacity!r} is no number of rows; "
+                "give the capacity in rows"
             )
         each = row_bytes(batch) + BottomK.ROW_BYTES
         if self._bytes < each:
             raise ValueError(
-                f"a capacity of {self.capacity!r} is {self._bytes} bytes, but one row of {sorted(batch)} takes "
-                f"{each} ({BottomK.ROW_BYTES} of them for bookkeeping); give at least that"
+                f"a capacity of {self.capacity!r} is {self._bytes} bytes, but a row of {sorted(batch)} "
+                f"takes {each} ({BottomK.ROW_BYTES} of them for bookkeeping); give at least that"
             )
         return self._bytes // each
 
@@ -239,19 +242,17 @@ def _bytes(capacity: int | str) -> int:
     if isinstance(capacity, str):
         match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]I?)?B", capacity.strip().upper())
         if match is None:
-            raise ValueError(
-                f"a capacity in bytes reads like '500kB', '64MB' or '2GiB', but this one is {capacity!r}"
-            )
+            raise ValueError(f"a capacity in bytes reads like '500kB', '64MB' or '2GiB', but this one is {capacity!r}")
         return int(float(match[1]) * _PREFIXES[match[2] or ""])
-    if capacity < 1:
-        raise ValueError(f"a memory holds at least 1 row, but its capacity is {capacity}")
+    if not isinstance(capacity, int) or capacity < 1:
+        raise ValueError(f"a capacity is a whole number of rows, or bytes such as '64MB', but not {capacity!r}")
     return 0
 
 
 def _integers(what: str, column: Tensor) -> Ids:
     if column.dim() != 1 or column.is_floating_point() or column.is_complex():
         raise TypeError(
-            f"{what} is a whole number for each row, but here they are {column.dtype} of shape {tuple(column.shape)}"
+            f"{what} is one whole number per row, but here they are {column.dtype} of shape {tuple(column.shape)}"
         )
     values: Ids = column.cpu().to(torch.int64).numpy()
     return values

@@ -33,7 +33,7 @@ class Store(Protocol):
 
 
 class Ram:
-    """Rows in columns that are allocated once, in full length: pages of empty slots cost nothing until written."""
+    """Rows in columns of full length, allocated once: pages of empty slots cost nothing until written."""
 
     def __init__(self, capacity: int, columns: Batch) -> None:
         self.template = template(columns)
@@ -124,11 +124,7 @@ def wider(column: Column, than: Column) -> bool:
 
 def widened(column: Tensor, like: Tensor) -> Tensor:
     """Vectors of floats with NaN at the end, where those in `like` are longer; else the column itself."""
-    return (
-        F.pad(column, (0, like.shape[1] - column.shape[1]), value=torch.nan)
-        if wider(like, column)
-        else column
-    )
+    return F.pad(column, (0, like.shape[1] - column.shape[1]), value=torch.nan) if wider(like, column) else column
 
 
 def _vectors(column: Column) -> TypeGuard[Tensor]:
@@ -147,9 +143,7 @@ def _described(column: Column) -> str:
 
 
 def _allocate(column: Column, capacity: int) -> Column:
-    return (
-        column.new_empty((capacity, *column.shape[1:])) if isinstance(column, Tensor) else [None] * capacity
-    )
+    return column.new_empty((capacity, *column.shape[1:])) if isinstance(column, Tensor) else [None] * capacity
 
 
 def _put(held: Tensor, slots: Tensor, rows: Tensor) -> None:

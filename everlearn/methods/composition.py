@@ -1,7 +1,7 @@
 """Methods from what a user types: `er:memory=2000+ewc:lambda=100` becomes a chain, in that order."""
 
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from everlearn.memory import Balanced, Memory
 from everlearn.method import Chain, Method
@@ -23,7 +23,8 @@ def build(
     """The method that `text` describes.
 
     A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|reservoir` (`memory` says which is
-    the default) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head in front, the layer named `head` or the last one.
+    the default) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head in front, the layer
+    named `head` or the last one. Raises a ValueError for a name or a setting that there is not, or that does not fit.
     """
     specs = parse_chain(text)
     names = [spec.name for spec in specs]
@@ -40,19 +41,31 @@ def build(
     return methods[0] if len(methods) == 1 else Chain(*methods)
 
 
-def _method(spec: Spec, seed: int, kind: str, folder: str | None) -> Method:
+def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
     cls = METHODS[spec.name]
     settings = dict(spec.settings)
     known = [parameter.name for parameter in parameters(cls)]
     if "memory" in {field.name for field in fields(cls)}:
         known += ["keep"]
-        keep = one_of("memory", str(settings.pop("keep", kind)), MEMORIES)
+        keep = one_of("memory", str(settings.pop("keep", memory)), MEMORIES)
         place = f"{folder}/{spec.name}" if folder is not None else None
         settings["memory"] = MEMORIES[keep](settings.get("memory", 2000), seed, folder=place)
     method: Method = call(
         spec.name, lambda **given: cls(**{_field(cls, key): value for key, value in given.items()}), settings, known
     )
+    for field in fields(cls):
+        kind: Any = float | int if field.type is float else field.type
+        if not field.init or get_origin(kind) is Literal:
+            continue
+        if isinstance(value := vars(method)[field.name], bool) or not isinstance(value, kind):
+            raise ValueError(  # noqa: TRY004 (a text that cannot be read)
+                f"{spec.name}:{field.name.rstrip('_')} must be {_said(field.type)}, but is {value!r}"
+            )
     return method
+
+
+def _said(kind: Any) -> str:
+    return {float: "a number", int: "a whole number"}.get(kind, str(kind))
 
 
 def _field(cls: type[Method], key: str) -> str:

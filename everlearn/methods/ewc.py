@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from everlearn.batch import Batch
+from everlearn.border import one_of
 from everlearn.data.order import batches, epoch_order
 from everlearn.method import Method
 from everlearn.models.fisher import fisher
@@ -44,6 +45,10 @@ class EWC(Method):
     spread: float = field(default=0.0, init=False)
     """Weighted variance of the anchors: the part of the separate penalties that no weight can lower."""
 
+    def __post_init__(self) -> None:
+        one_of("mode", self.mode, ("separate", "online"))
+        one_of("fisher", self.fisher, ("exact", "empirical"))
+
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:
         """Adds the penalty."""
         output = rest(model, batch)
@@ -58,15 +63,14 @@ class EWC(Method):
         order = epoch_order(len(experience.train), 0, experience.index, 0)[: self.rows]
         new = fisher(model, batches(experience.train, order, 128), objective, self.fisher)
         now = {name: weight.detach().clone() for name, weight in trainable(model).items()}
-        if self.anchor:
-            old, before = fitted(self.importance, model, fill=0), fitted(self.anchor, model)
+        old, before = fitted(self.importance, model, fill=0), fitted(self.anchor, model)
+        for name in new.keys() & old.keys():
             if self.mode == "online":
-                new = {name: value + self.gamma * old[name] if name in old else value for name, value in new.items()}
+                new[name] += self.gamma * old[name]
             else:
-                for name in old:
-                    total = old[name] + new[name]
-                    share = torch.where(total > 0, new[name] / total, 1.0)
-                    self.spread += float((old[name] * share * (now[name] - before[name]).square()).sum())
-                    now[name] = before[name].lerp(now[name], share)
-                    new[name] = total
-        self.importance, self.anchor = new, now
+                total = old[name] + new[name]
+                share = torch.where(total > 0, new[name] / total, 1.0)
+                self.spread += float((old[name] * share * (now[name] - before[name]).square()).sum())
+                now[name] = before[name].lerp(now[name], share)
+                new[name] = total
+        self.importance, self.anchor = old | new, before | now  # what is frozen now keeps what it had

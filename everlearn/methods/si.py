@@ -21,9 +21,9 @@ class SI(Method):
     """L = L_new + c * sum_i Omega_i (w_i - w_i^prev)^2; Omega_i grows by omega_i / ((w_i - w_i^prev)^2 + xi) at the
     end of an experience, where omega_i = -sum over steps of g_i * (w_i after - w_i before).
 
-    g is the gradient of what is learned (of the chain below), without this penalty and before clipping; the
-    movement is the one that the optimizer really made. Departure: omega is clamped at 0, since a negative
-    importance would push weights away without bound.
+    g is the gradient of all that is descended but this penalty, before clipping; the movement is the one that the
+    optimizer really made. Departure: omega is clamped at 0, since a negative importance would push weights away
+    without bound.
     """  # noqa: D205 (one equation, one sentence)
 
     c: float = 1.0

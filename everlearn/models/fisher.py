@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from everlearn.batch import ANSWERS, UNLABELED, Batch, length, move, take, unlabeled
 from everlearn.models.views import Weights, average, bare, evaluating, trainable
@@ -44,22 +44,23 @@ def fisher(model: nn.Module, batches: Iterable[Batch], objective: Objective, lab
     model = bare(model)
     device = next(model.parameters()).device
     total = _zeros(model)
-    rows, way = 0, None
+    rows = checked = 0
+    way: Way = _one_at_a_time
     with evaluating(model), torch.enable_grad():
         for batch in batches:
             batch = move(batch if labels == "exact" else _labelled(batch), device)  # noqa: PLW2901
-            if not length(batch):
-                continue
-            if way is None or rows == 1:  # one row alone cannot tell a mean over rows from a sum
-                way = _way(model, take(batch, slice(0, 3)), objective, labels)
-            for name, value in way(model, batch, objective, labels).items():
-                total[name] += value
-            rows += length(batch)
+            few = take(batch, slice(0, 3))
+            if length(few) > checked:  # one row alone could not tell a mean over rows from a sum
+                way, checked = _way(model, few, objective, labels), length(few)
+            if length(batch):
+                for name, value in way(model, batch, objective, labels).items():
+                    total[name] += value
+                rows += length(batch)
     if not rows:
         raise ValueError("the Fisher information is estimated from rows, and there are none")
     for value in total.values():
-        value /= rows
-    average(total)
+        value.div_(rows)
+    average(total.values())
     return total
 
 
@@ -69,18 +70,25 @@ def _zeros(model: nn.Module) -> Weights:
 
 def _labelled(batch: Batch) -> Batch:
     """The rows that have a label, and where a row has several (tokens) at least one of them."""
-    for name in ANSWERS:
-        column = batch.get(name)
-        if isinstance(column, Tensor) and not column.is_floating_point():
-            batch = take(batch, (column != UNLABELED).view(len(column), -1).any(1))
+    for known in _known_labels(batch):
+        batch = take(batch, known.any(1))
     return batch
+
+
+def _known_labels(batch: Batch) -> list[Tensor]:
+    """Which labels are known, (rows, labels of a row) bool, for each column of them."""
+    columns = [batch[name] for name in ANSWERS if name in batch]
+    return [
+        (column != UNLABELED).reshape(len(column), -1)
+        for column in columns
+        if isinstance(column, Tensor) and not column.is_floating_point()
+    ]
 
 
 def _way(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Way:
     """The fastest way that gives what one backward pass for each row gives, on the rows of `batch`."""
-    slow = _one_at_a_time(model, batch, objective, labels)
-    if all(isinstance(module, _KNOWN) for module in model.modules() if any(True for _ in _own(module))):
-        quick = _closed(model, batch, objective, labels)
+    if _layered(model):
+        quick, slow = (each(model, batch, objective, labels) for each in (_closed, _one_at_a_time))
         if all(_near(quick[name], slow[name]) for name in slow):
             return _closed
     if all(isinstance(column, Tensor) for column in batch.values()):
@@ -113,16 +121,30 @@ class _Call(NamedTuple):
 _KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
 
 
-def _own(module: nn.Module) -> Iterator[nn.Parameter]:
-    return (weight for weight in module.parameters(recurse=False) if weight.requires_grad)
+def _own(module: nn.Module) -> list[str]:
+    """The trainable parameters that are the module's own, not those of a module in it."""
+    return [name for name, weight in module.named_parameters(recurse=False) if weight.requires_grad]
+
+
+def _layered(model: nn.Module) -> bool:
+    """Whether each trainable weight is the weight or bias of one layer of a known kind."""
+    layers = [module for module in model.modules() if _own(module)]
+    everywhere = sum(weight.requires_grad for _, weight in model.named_parameters(remove_duplicate=False))
+    known = all(isinstance(layer, _KNOWN) and {*_own(layer)} <= {"weight", "bias"} for layer in layers)
+    # Without running statistics, batch normalisation mixes the rows of a batch even in eval mode.
+    mixed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in layers)  # noqa: SLF001
+    return known and not mixed and everywhere == len(trainable(model))
 
 
 def _closed(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Weights:
     with _calls(model) as calls:
         losses = _losses(model, batch, objective, labels)
+    # Where rows were regrouped on their way (a head for each task, say), a layer cannot tell whose they are; where
+    # rows have different numbers of labels, the mean over labels is no mean over rows.
+    whole = bool(calls) and all(call.input.ndim > 1 and len(call.input) == length(batch) for call in calls)
+    if not whole or (labels == "empirical" and not all(bool(known.all()) for known in _known_labels(batch))):
+        return _one_at_a_time(model, batch, objective, labels)
     total = _zeros(model)
-    if not all(call.input.ndim > 1 and len(call.input) == length(batch) for call in calls):
-        return total  # rows were regrouped on their way, so a layer does not say which row is whose
     outputs = [call.output for call in calls]
     for place, (loss, weight) in enumerate(losses):
         more = place + 1 < len(losses)
@@ -140,9 +162,10 @@ def _calls(model: nn.Module) -> Iterator[list[_Call]]:
     calls: list[_Call] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(_Call(layer, names[layer], inputs[0].detach(), get_gradient_edge(output)))
+        if output.requires_grad:
+            calls.append(_Call(layer, names[layer], inputs[0].detach(), get_gradient_edge(output)))
 
-    names = {module: name for name, module in model.named_modules() if any(True for _ in _own(module))}
+    names = {module: name for name, module in model.named_modules() if _own(module)}
     handles = [module.register_forward_hook(note) for module in names]
     try:
         yield calls
@@ -174,69 +197,73 @@ def _squares(call: _Call, delta: Tensor, weight: Tensor | None) -> Iterator[tupl
 
     For a linear layer with inputs a and output gradients d: F_W = (d^2)^T (a^2), F_b = sum d^2, because the
     gradient of a row is the outer product of its d and a. Where a row has several places (pixels, tokens) its
-    gradient is a sum over places, so it is formed for each row before it is squared.
+    gradient is a sum over places, so it is formed for each row before it is squared, a few rows at a time.
     """
-    layer, a, d = call.layer, call.input.to(delta.dtype), delta
-    if isinstance(layer, nn.Linear) and a.ndim == 2:
-        squared = d.square() if weight is None else d.square() * weight[:, None]
-        into = {"weight": lambda: squared.T @ a.square(), "bias": lambda: squared.sum(0)}
-    else:
-        gradient = _gradients(layer, a, d)
-
-        def total(rows: Tensor) -> Tensor:
-            flat = rows.flatten(1).square()
-            return (flat.sum(0) if weight is None else weight @ flat).view(rows.shape[1:])
-
-        into = {name: (lambda make=make: total(make())) for name, make in gradient.items()}
+    layer, a, d = call.layer, call.input.float(), delta.float()
     for name, parameter in layer.named_parameters(recurse=False):
-        if parameter.requires_grad:
-            yield (f"{call.name}.{name}" if call.name else name), into[name]()
+        if not parameter.requires_grad:
+            continue
+        if isinstance(layer, nn.Linear) and a.ndim == 2:
+            squared = d.square() if weight is None else d.square() * weight[:, None]
+            value = squared.sum(0) if name == "bias" else squared.T @ a.square()
+        else:
+            value = torch.zeros_like(parameter, dtype=torch.float32)
+            for piece in _pieces(len(d), _numbers(layer, parameter, d)):
+                rows = _gradient(layer, name, a[piece], d[piece]).flatten(1).square()
+                value += (rows.sum(0) if weight is None else weight[piece] @ rows).view(parameter.shape)
+        yield (f"{call.name}.{name}" if call.name else name), value
 
 
-def _gradients(layer: nn.Module, a: Tensor, d: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """The gradients of a layer's parameters for each row, shape (rows, *parameter)."""
+def _pieces(rows: int, numbers: int) -> Iterator[slice]:
+    """Slices of as many rows, of so many numbers each, as are held at once."""
+    most = max(1, _MOST // max(1, numbers))
+    return (slice(start, start + most) for start in range(0, rows, most))
+
+
+def _numbers(layer: nn.Module, parameter: Tensor, d: Tensor) -> int:
+    """The numbers held for each row while its gradient of `parameter` is formed."""
+    if isinstance(layer, nn.Conv1d | nn.Conv2d) and parameter.ndim > 1:
+        return max(parameter.numel(), layer.groups * parameter[0].numel() * d[0, 0].numel())
+    return parameter.numel()
+
+
+def _gradient(layer: nn.Module, name: str, a: Tensor, d: Tensor) -> Tensor:
+    """The gradient of the weight or bias of a layer for each row, shape (rows, *parameter)."""
     if isinstance(layer, nn.Linear):
-        flat_a, flat_d = a.flatten(1, -2), d.flatten(1, -2)
-        return {"weight": lambda: flat_d.transpose(1, 2) @ flat_a, "bias": lambda: flat_d.sum(1)}
+        flat = d.flatten(1, -2)
+        return flat.sum(1) if name == "bias" else flat.transpose(1, 2) @ a.flatten(1, -2)
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return {"weight": lambda: _convolution(layer, a, d), "bias": lambda: d.flatten(2).sum(2)}
+        return d.flatten(2).sum(2) if name == "bias" else _convolution(layer, a, d)
+    if name == "weight":
+        d = d * _normal(layer, a)
+    after = a.ndim - len(layer.normalized_shape) if isinstance(layer, nn.LayerNorm) else a.ndim
+    places = tuple(range(1 if isinstance(layer, nn.LayerNorm) else 2, after))
+    return d.sum(places) if places else d
+
+
+def _normal(layer: nn.Module, a: Tensor) -> Tensor:
+    """What a normalisation layer makes of its inputs before it scales and shifts them."""
     if isinstance(layer, nn.LayerNorm):
-        normal = F.layer_norm(a, layer.normalized_shape, eps=layer.eps)
-        places = tuple(range(1, a.ndim - len(layer.normalized_shape)))
-        return {"weight": lambda: _sum(d * normal, places), "bias": lambda: _sum(d, places)}
+        return F.layer_norm(a, layer.normalized_shape, eps=layer.eps)
     if isinstance(layer, nn.GroupNorm):
-        normal = F.group_norm(a, layer.num_groups, eps=layer.eps)
-    else:
-        assert isinstance(layer, nn.modules.batchnorm._BatchNorm)  # noqa: S101, SLF001 (all that is left in _KNOWN)
-        normal = F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
-    places = tuple(range(2, a.ndim))
-    return {"weight": lambda: _sum(d * normal, places), "bias": lambda: _sum(d, places)}
-
-
-def _sum(value: Tensor, places: tuple[int, ...]) -> Tensor:
-    return value.sum(places) if places else value
+        return F.group_norm(a, layer.num_groups, eps=layer.eps)
+    assert isinstance(layer, nn.modules.batchnorm._BatchNorm)  # noqa: S101, SLF001 (all that is left in _KNOWN)
+    return F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
 
 
 def _convolution(layer: nn.Conv1d | nn.Conv2d, a: Tensor, d: Tensor) -> Tensor:
     """The gradients of a convolution's kernel for each row: one product of the output gradients with the patches."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    a = F.pad(a, layer._reversed_padding_repeated_twice, mode=mode)  # noqa: SLF001 (its padding, whatever its kind)
+    kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
     if isinstance(layer, nn.Conv1d):
         a, d = a.unsqueeze(2), d.unsqueeze(2)
-        kernel, stride, dilation = (1, *layer.kernel_size), (1, *layer.stride), (1, *layer.dilation)
-    else:
-        kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        a = F.pad(a, layer._reversed_padding_repeated_twice, mode=_MODES[layer.padding_mode])  # noqa: SLF001
-        padding: tuple[int, ...] = (0, 0)
-    else:
-        padding = layer.padding if len(layer.padding) == 2 else (0, *layer.padding)
+        kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
     groups, rows = layer.groups, len(a)
-    patches = F.unfold(a, kernel, dilation, padding, stride)  # (rows, inputs * kernel, places)
+    patches = F.unfold(a, kernel, dilation, 0, stride)  # (rows, inputs * kernel, places)
     patches = patches.view(rows, groups, -1, patches.shape[2])
     deltas = d.reshape(rows, groups, -1, patches.shape[3])
     return (deltas @ patches.transpose(2, 3)).reshape(rows, *layer.weight.shape)
-
-
-_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
 # -- row by row -----------------------------------------------------------------------------------------------
@@ -259,27 +286,28 @@ def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: La
 
         return ask(lambda *args, **kwargs: functional_call(model, (weights, rest), args, kwargs))
 
-    columns: Batch = {name: tensor(batch, name) for name in batch}
     chosen: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
     if labels == "exact":
         with torch.no_grad():
             p = _class_logits(objective(model, unlabeled(batch)).logits).float().softmax(1)
         chosen = [(torch.full((len(p),), label, device=p.device), p[:, label]) for label in range(p.shape[1])]
-    total: Weights = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in weights.items()}
+    total = _zeros(model)
     for label, weight in chosen:
-        places = (None, 0, None if label is None else 0)
-        with sdpa_kernel(SDPBackend.MATH):  # the only attention that vmap has a rule for
-            gradients = vmap(grad(loss), in_dims=places)(weights, columns, label)
-        for name, value in gradients.items():
-            squared = value.float().square()
-            total[name] += squared.sum(0) if weight is None else torch.einsum("n,n...->...", weight, squared)
+        for piece in _pieces(length(batch), sum(value.numel() for value in weights.values())):
+            places = (None, 0, None if label is None else 0)
+            with sdpa_kernel(SDPBackend.MATH):  # the only attention that vmap has a rule for
+                gradients = vmap(grad(loss), in_dims=places)(
+                    weights, take(batch, piece), None if label is None else label[piece]
+                )
+            for name, value in gradients.items():
+                rows = value.flatten(1).float().square()
+                total[name] += (rows.sum(0) if weight is None else weight[piece] @ rows).view_as(total[name])
     return total
 
 
 def _one_at_a_time(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Weights:
     """The definition itself: one backward pass for each row (and label)."""
-    weights = trainable(model)
-    total: Weights = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
+    weights, total = trainable(model), _zeros(model)
     for place in range(length(batch)):
         losses = _losses(model, take(batch, slice(place, place + 1)), objective, labels)
         for loss, p in losses:

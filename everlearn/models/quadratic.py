@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from everlearn.models.views import Weights, trainable
 
@@ -16,6 +16,8 @@ def pull(model: nn.Module, anchor: Weights, importance: Weights, strength: float
     """
     weights = trainable(model)
     names = [name for name in weights if name in anchor]
+    if not names:
+        return torch.zeros(())
     value: Tensor = _Pull.apply(  # type: ignore[no-untyped-call]
         strength, [anchor[n] for n in names], [importance[n] for n in names], *(weights[n] for n in names)
     )
@@ -36,6 +38,7 @@ class _Pull(torch.autograd.Function):
         return strength / 2 * torch.stack([_dot(a, f) for a, f in zip(away, force, strict=True)]).sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
         grads = torch._foreach_mul(list(ctx.saved_tensors), upstream[0] * ctx.strength)  # noqa: SLF001
         return (None, None, None, *grads)
@@ -51,9 +54,10 @@ def fitted(old: Weights, model: nn.Module, *, fill: float | None = None) -> Weig
     """`old` in the shapes that the weights of `model` have now: a head may have grown since.
 
     What is new holds `fill`, or the present weights where that is None. As long as nothing has grown, it is `old`.
+    What is frozen now stays as it is: it may be thawed again.
     """
     weights = trainable(model)
-    grown = {name: weights[name] for name, value in old.items() if value.shape != weights[name].shape}
+    grown = {n: weights[n] for n, value in old.items() if n in weights and value.shape != weights[n].shape}
     if not grown:
         return old
     fresh = dict(old)

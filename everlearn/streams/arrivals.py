@@ -1,12 +1,13 @@
 """By class, by domain, by task, by time, blurry: orders in which the rows of a data set may arrive."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from everlearn.batch import Rows
+from everlearn.batch import UNLABELED, Rows
 from everlearn.data.rows import Relabelled, Subset, With
 from everlearn.streams.experience import Experience
 
@@ -24,13 +25,12 @@ def by_class(train: Rows, test: Rows, groups: Groups, *, seed: int = 0) -> list[
     >>> [len(experience.train) for experience in by_class(rows, rows, [(0, 1), (2, 0)])]
     [3, 3]
     """
-    groups = [tuple(group) for group in groups]
+    groups = [tuple(dict.fromkeys(group)) for group in groups]
     places, tests = _places(train), _places(test)
     hands = {}
-    for label in {label for group in groups for label in group}:
+    for label, appearances in Counter(label for group in groups for label in group).items():
         if label not in places:
             raise ValueError(f"no row has the label {label}; the labels are {sorted(places)}")
-        appearances = sum(label in group for group in groups)
         mine = places[label]
         if appearances > 1:
             random = torch.Generator().manual_seed(seed + label)
@@ -41,7 +41,7 @@ def by_class(train: Rows, test: Rows, groups: Groups, *, seed: int = 0) -> list[
             index,
             Subset(train, _sorted([next(hands[label]) for label in group])),
             Subset(test, _sorted([tests[label] for label in group if label in tests])),
-            group,
+            tuple(group),
         )
         for index, group in enumerate(groups)
     ]
@@ -56,8 +56,8 @@ def by_task(train: Rows, test: Rows, groups: Groups, *, seed: int = 0) -> list[E
     for plain in by_class(train, test, groups, seed=seed):
         table = torch.full((max(plain.classes) + 1,), -1)
         table[list(plain.classes)] = torch.arange(len(plain.classes))
-        told = [With(Relabelled(rows, table), task=plain.index) for rows in (plain.train, plain.test)]
-        experiences.append(Experience(plain.index, *told, tuple(range(len(plain.classes))), plain.index))
+        learn, ask = (With(Relabelled(rows, table), task=plain.index) for rows in (plain.train, plain.test))
+        experiences.append(Experience(plain.index, learn, ask, tuple(range(len(plain.classes))), plain.index))
     return experiences
 
 
@@ -67,7 +67,7 @@ def by_domain(domains: Iterable[tuple[Rows, Rows]]) -> list[Experience]:
     Rows get a column "domain".
     """
     return [
-        Experience(index, With(train, domain=index), With(test, domain=index), _classes(train))
+        Experience(index, With(train, domain=index), With(test, domain=index), _classes(_labels(train)))
         for index, (train, test) in enumerate(domains)
     ]
 
@@ -84,11 +84,11 @@ def by_time(
     order = torch.arange(len(rows))
     if column is not None:
         order = torch.as_tensor(rows.column(column)).argsort(stable=True)
-    experiences = []
+    experiences, labels = [], _labels(rows)
     for index, chunk in enumerate(order.tensor_split(chunks)):
         cut = len(chunk) if test is not None else max(1, round(len(chunk) * (1 - held_out)))
-        train = Subset(rows, chunk[:cut])
-        experiences.append(Experience(index, train, test or Subset(rows, chunk[cut:]), _classes(train)))
+        ask = Subset(rows, chunk[cut:]) if test is None else test
+        experiences.append(Experience(index, Subset(rows, chunk[:cut]), ask, _classes(labels[chunk[:cut]])))
     return experiences
 
 
@@ -96,23 +96,28 @@ def blurry(train: Rows, test: Rows, groups: Groups, *, width: float = 0.5, seed:
     """The mix of classes changes gradually: no border says where one group ends and the next begins.
 
     A row of group k arrives at the time k + width * z, with z from a standard normal distribution; the rows in
-    the order of their times are cut into as many experiences of equal size as there are groups. Width 0 has
-    sharp borders. Each experience is tested on the classes of its group.
+    the order of their times are cut into experiences as large as the groups. Width 0 has sharp borders: it is
+    `by_class`. Each experience is tested on the classes of its group.
     """
     sharp = by_class(train, test, groups, seed=seed)
-    where = torch.cat([_root(experience.train) for experience in sharp])
-    group = torch.cat([torch.full((len(experience.train),), float(experience.index)) for experience in sharp])
+    parts = [_subset(experience.train) for experience in sharp]
+    sizes = [len(part) for part in parts]
+    root, where = parts[0].rows, torch.cat([part.index for part in parts])
+    group = torch.arange(float(len(parts))).repeat_interleave(torch.tensor(sizes))
     random = torch.Generator().manual_seed(seed)
     times = group + width * torch.randn(len(group), generator=random)
-    parts = where[times.argsort(stable=True)].tensor_split(len(sharp))
-    rows = [Subset(train, part.sort().values) for part in parts]
-    return [Experience(e.index, part, e.test, _classes(part)) for e, part in zip(sharp, rows, strict=True)]
+    arrived = torch.split(where[times.argsort(stable=True)], sizes)
+    labels = _labels(root)
+    return [
+        Experience(e.index, Subset(root, each.sort().values), e.test, _classes(labels[each]))
+        for e, each in zip(sharp, arrived, strict=True)
+    ]
 
 
-def _root(rows: Rows) -> Tensor:
+def _subset(rows: Rows) -> Subset:
     if not isinstance(rows, Subset):
         raise TypeError("only a subset knows where its rows came from")
-    return rows.index
+    return rows
 
 
 def _labels(rows: Rows) -> Tensor:
@@ -120,17 +125,17 @@ def _labels(rows: Rows) -> Tensor:
     return torch.as_tensor(labels)
 
 
-def _classes(rows: Rows) -> tuple[int, ...]:
-    labels = _labels(rows)
-    return () if labels.is_floating_point() else tuple(labels.unique().tolist())
+def _classes(labels: Tensor) -> tuple[int, ...]:
+    """The classes among the labels; none where they are numbers to predict."""
+    return () if labels.is_floating_point() else tuple(torch.unique(labels[labels != UNLABELED]).tolist())
 
 
 def _places(rows: Rows) -> dict[int, Tensor]:
     """Where the rows of each class are."""
     labels = _labels(rows)
     order = labels.argsort(stable=True)
-    values, counts = labels.unique(return_counts=True)
-    return dict(zip(values.tolist(), order.split(counts.tolist()), strict=True))
+    values, counts = torch.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), torch.split(order, counts.tolist()), strict=True))
 
 
 def _sorted(parts: list[Tensor]) -> Tensor:

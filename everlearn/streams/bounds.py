@@ -1,6 +1,13 @@
 """The upper bounds: what could be reached if the past were still there."""
 
-from everlearn.data.rows import Concat
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from everlearn.batch import Batch, Column, Rows
+from everlearn.data.rows import Concat, Subset
 from everlearn.streams.experience import Experience, Stream
 
 
@@ -10,7 +17,7 @@ def cumulative(stream: Stream) -> list[Experience]:
     return [
         Experience(
             each.index,
-            Concat([past.train for past in experiences[: place + 1]]),
+            Together([past.train for past in experiences[: place + 1]]),
             each.test,
             _union(experiences[: place + 1]),
             each.task,
@@ -22,8 +29,39 @@ def cumulative(stream: Stream) -> list[Experience]:
 def joint(stream: Stream) -> list[Experience]:
     """Everything at once, as one experience."""
     experiences = list(stream)
-    train, test = Concat([each.train for each in experiences]), Concat([each.test for each in experiences])
+    train, test = Together([each.train for each in experiences]), Together([each.test for each in experiences])
     return [Experience(0, train, test, _union(experiences))]
+
+
+class Together:
+    """The rows of all parts, in order; nothing is looked at before the first rows are taken."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = parts
+
+    @property
+    def resident(self) -> bool:
+        """Whether all parts are resident."""
+        return all(part.resident for part in self.parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows at `index`."""
+        return self._rows.take(index)
+
+    def column(self, name: str) -> Column:
+        """The column's values of all parts, in order."""
+        return self._rows.column(name)
+
+    @cached_property
+    def _rows(self) -> Rows:
+        """Parts of one data set are one part of it: one gather takes what many would."""
+        subsets = [part for part in self.parts if isinstance(part, Subset)]
+        if len(subsets) == len(self.parts) and len({id(part.rows) for part in subsets}) == 1:
+            return Subset(subsets[0].rows, torch.cat([part.index for part in subsets]))
+        return Concat(self.parts)
 
 
 def _union(experiences: list[Experience]) -> tuple[int, ...]:

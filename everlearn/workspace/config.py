@@ -13,28 +13,50 @@ from everlearn.spec import nearest
 class Config:
     """The settings of a run. Paths are absolute once the run has begun."""
 
-    model: Annotated[str, "What to build: FILE.py:NAME or MODULE:NAME of a module class, with settings if it needs some: net.py:Net(outputs=5)."] = ""
+    model: Annotated[
+        str,
+        "The model: FILE.py:NAME or MODULE:NAME of a class, with settings if it needs some: net.py:Net(outputs=5)",
+    ] = ""
     weights: Annotated[str, "The weights to begin with: .pth, .pt or .safetensors."] = ""
-    data: Annotated[tuple[str, ...], "New data: a folder of class folders of images, .npz, .csv, .tsv, .parquet, .jsonl; several arrive one after another."] = ()
+    data: Annotated[
+        tuple[str, ...],
+        "New data: a folder of class folders of images, .npz, .csv, .parquet, .jsonl; several arrive in turn.",
+    ] = ()
     out: Annotated[str, "The updated weights (NAME.pth; the run's folder is then NAME), or the run's folder."] = ""
-    old: Annotated[str, "Past data, if it is still there: the source of the memory and of the proof that nothing was forgotten."] = ""
-    test: Annotated[tuple[str, ...], "Test data: one set, which is split by class into old and new, or one for old data and each arrival."] = ()
+    old: Annotated[
+        str,
+        "Past data, if it is still there: the source of the memory and of the proof that nothing was forgotten.",
+    ] = ""
+    test: Annotated[
+        tuple[str, ...],
+        "Test data: one set, which is split by class into old and new, or one for old data and each arrival.",
+    ] = ()
     memory: Annotated[str, "What an earlier run remembered: its memory.checkpoint."] = ""
-    method: Annotated[str, "How the old is kept: names and settings joined by +, as in er:memory=2000+ewc:lambda=100."] = "er"
+    method: Annotated[
+        str, "How the old is kept: names and settings joined by +, as in er:memory=2000+ewc:lambda=100."
+    ] = "er"
     compare: Annotated[bool, "Also train by plain fine-tuning, and show what it would have lost."] = False
-    classes: Annotated[tuple[str, ...], "The names of the classes that the model answers for, in the order of its outputs."] = ()
+    classes: Annotated[
+        tuple[str, ...], "The names of the classes that the model answers for, in the order of its outputs."
+    ] = ()
     task: Annotated[str, "classification or regression."] = "classification"
     target: Annotated[str, "The column of a table that holds the answer."] = ""
     features: Annotated[tuple[str, ...], "The columns of a table that the model takes, in its order."] = ()
     size: Annotated[str, "Resize images to SIZE or HEIGHTxWIDTH; without it all must have one size."] = ""
     channels: Annotated[int, "Channels of images: 3 (RGB) or 1 (grey)."] = 3
-    normalize: Annotated[str, "What the model was trained on: unit (0 to 1), imagenet, cifar10, cifar100, mnist, none, or mean,...:std,... ."] = "unit"
+    normalize: Annotated[
+        str,
+        "What the model was trained on: unit (0 to 1), imagenet, cifar10, cifar100, mnist, none, or mean,...:std,... .",
+    ] = "unit"
     augment: Annotated[tuple[str, ...], "Augmentation in training: flip, crop:4, rotate:15, colour:0.4."] = ()
     head: Annotated[str, "The dotted name of the classification head; without it the last linear layer."] = ""
     epochs: Annotated[int, "Passes over each arrival."] = 10
     batch_size: Annotated[int, "Rows for each step of the optimizer."] = 32
     optimizer: Annotated[str, "Any optimizer of torch.optim, with its settings."] = "sgd:lr=0.01,momentum=0.9"
-    scheduler: Annotated[str, "A schedule of the learning rate over each arrival: cosine, linear, step:step_size=...,gamma=... ."] = ""
+    scheduler: Annotated[
+        str,
+        "A schedule of the learning rate over each arrival: cosine, linear, step:step_size=...,gamma=... .",
+    ] = ""
     clip: Annotated[float, "The largest norm of the gradient; 0: no limit."] = 0.0
     accumulate: Annotated[int, "Pieces that each batch is computed in, to save memory."] = 1
     precision: Annotated[str, "float32, bf16 or fp16."] = "float32"
@@ -44,11 +66,15 @@ class Config:
     threads: Annotated[int, "Threads of torch; 0: its own choice. Bit-exact resume needs the same number."] = 0
     seed: Annotated[int, "Names all random choices of the run."] = 0
     drop_last: Annotated[bool, "Leave out the last batch of an epoch where it is smaller than the others."] = False
-    holdout: Annotated[float, "The share of old and new rows that is kept for testing where no test data is given."] = 0.2
+    holdout: Annotated[float, "The share of old and new rows that is kept for testing where no test data is given."] = (
+        0.2
+    )
     coverage: Annotated[float, "The share of the model's parameters that the weights must fill."] = 0.9
     checkpoint_steps: Annotated[int, "Steps between checkpoints."] = 200
     checkpoint_seconds: Annotated[float, "Seconds between checkpoints, at most."] = 30.0
-    memory_on_disk: Annotated[bool, "Keep the memory in files of the run's folder, for memories larger than RAM."] = False
+    memory_on_disk: Annotated[bool, "Keep the memory in files of the run's folder, for memories larger than RAM."] = (
+        False
+    )
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain values."""
@@ -64,9 +90,7 @@ HELP = {name: hint.__metadata__[0] for name, hint in get_type_hints(Config, incl
 REQUIRED = ("model", "weights", "data", "out")
 
 
-def make(
-    given: Mapping[str, Any], where: str = "the settings", required: tuple[str, ...] | None = None
-) -> Config:
+def make(given: Mapping[str, Any], where: str = "the settings", required: tuple[str, ...] | None = None) -> Config:
     """A config from settings by name; unknown names, wrong types and missing ones are ValueErrors."""
     values = {}
     for key, value in given.items():

@@ -32,11 +32,15 @@ def build_model(text: str) -> nn.Module:
     where, _, what = text.rpartition(":") if "(" not in text else _split_call(text)
     name, settings = _call_of(what)
     if not where or not name:
-        raise ValueError(f"cannot read --model {text!r}; expected FILE.py:NAME, as in net.py:Net or net.py:Net(outputs=5)")
+        raise ValueError(
+            f"cannot read --model {text!r}; expected FILE.py:NAME, as in net.py:Net or net.py:Net(outputs=5)"
+        )
     module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
     if name not in vars(module):
         classes = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
-        raise ValueError(f"{where} has no {name!r}{nearest(name, classes)}; its modules are {', '.join(classes) or 'none'}")
+        raise ValueError(
+            f"{where} has no {name!r}{nearest(name, classes)}; its modules are {', '.join(classes) or 'none'}"
+        )
     try:
         model = vars(module)[name](**settings)
     except TypeError as error:
@@ -58,7 +62,7 @@ def _call_of(what: str) -> tuple[str, dict[str, Any]]:
     try:
         node = ast.parse(what, mode="eval").body
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
-            raise ValueError("only keywords")
+            return "", {}
         return node.func.id, {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg}
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"cannot read {what!r}; settings are keywords with plain values: Net(outputs=5)") from error
@@ -87,9 +91,7 @@ def _import_module(name: str) -> Any:
 def load_model(config: Config) -> tuple[nn.Module, Report]:
     """The model with its weights, and what was loaded; its head has as many outputs as the weights have."""
     model = build_model(config.model)
-    report = load_weights(
-        model, config.weights, coverage=config.coverage, head="grow", head_name=config.head or None
-    )
+    report = load_weights(model, config.weights, coverage=config.coverage, head="grow", head_name=config.head or None)
     return model, report
 
 
@@ -125,7 +127,7 @@ def load_data(config: Config, outputs: int) -> Data:
     for path in config.test:
         if unknown := [name for name in sources[path].names if name not in classes]:
             raise ValueError(
-                f"the test data {path} has classes that neither the model nor the new data knows: {', '.join(unknown[:5])}"
+                f"the test data {path} has classes that neither model nor new data knows: {', '.join(unknown[:5])}"
             )
     rows = {
         path: source.rows if regression else Relabelled(source.rows, classes.table(source.names))
@@ -215,13 +217,16 @@ def _tests(
         test = rows[config.test[0]]
         labels = torch.as_tensor(test.column("y"))
         first = _first_seen(train, known)
-        parts = [torch.isin(labels, torch.tensor(sorted(c for c, k in first.items() if k == i))) for i in range(len(train))]
+        parts = [
+            torch.isin(labels, torch.tensor(sorted(c for c, k in first.items() if k == i))) for i in range(len(train))
+        ]
         if all(part.any() for part in parts):
             return [Subset(test, part.nonzero().flatten()) for part in parts], False
         if not parts[0].all():
             empty = [i for i, part in enumerate(parts) if not part.any()]
             raise ValueError(
-                f"the test data {config.test[0]} has no rows for {'old data' if 0 in empty else f'arrival {empty[0]}'}; "
+                f"the test data {config.test[0]} has no rows for "
+                f"{'old data' if 0 in empty else f'arrival {empty[0]}'}; "
                 f"give one set for old data and one for each arrival, or leave --test out to hold rows out"
             )
         # The arrivals bring no new classes: what is tested on the past is tested on them, too.
@@ -281,7 +286,7 @@ def make_optimizer(text: str) -> Callable[[list[nn.Parameter]], Optimizer]:
     """The factory that `sgd:lr=0.001,momentum=0.9` describes; its settings are tried at once."""
     spec = parse(text)
     cls = _TAKES[one_of("optimizer", spec.name, _TAKES)]
-    probe = cls([nn.Parameter(torch.zeros(1))], **({"lr": 0.1} if "lr" in spec.settings else {}))
+    probe = cls([nn.Parameter(torch.zeros(1))], lr=spec.settings.get("lr", 0.1))
     known = [name for name in probe.defaults if name != "params"]
     call(spec.name, partial(cls, [nn.Parameter(torch.zeros(1))]), spec.settings, known)
     return partial(cls, **spec.settings)

@@ -1,8 +1,8 @@
 """A run: a trained model, new data, a model that knows both; in one folder, interruptible at any instant.
 
-    RUN/config.json        what was asked, and fingerprints of what it was asked of
-    RUN/checkpoints/NAME/  the last checkpoints of each contender
-    RUN/model.pth, model.safetensors, memory.checkpoint, report.html, report.json    when it is done
+RUN/config.json        what was asked, and fingerprints of what it was asked of
+RUN/checkpoints/NAME/  the last checkpoints of each contender
+RUN/model.pth, model.safetensors, memory.checkpoint, report.html, report.json    when it is done
 """
 
 import fcntl
@@ -29,10 +29,19 @@ from everlearn.metrics import Report, Scores
 from everlearn.models import save_weights
 from everlearn.models.loading import Report as LoadReport
 from everlearn.objective import classify, regress
-from everlearn.randomness import mix
+from everlearn.randomness import mix, seed_globals
+from everlearn.spec import parse_chain
 from everlearn.streams import Experience
 from everlearn.workspace.config import Config, make, settled
-from everlearn.workspace.parts import Data, load_data, load_model, make_optimizer, make_scheduler, make_view, outputs_of
+from everlearn.workspace.parts import (
+    Data,
+    load_data,
+    load_model,
+    make_optimizer,
+    make_scheduler,
+    make_view,
+    outputs_of,
+)
 
 WEIGHTS = (".pth", ".pt", ".safetensors")
 """The suffixes of files of weights."""
@@ -67,7 +76,7 @@ class Run:
     def contenders(self) -> dict[str, str]:
         """The methods that are trained, by the names they have in tables; the last one is the one that is kept."""
         plain = {PLAIN: "naive"} if self.config.compare and self.config.method != "naive" else {}
-        return plain | {self.config.method: self.config.method}
+        return plain | {"+".join(spec.name for spec in parse_chain(self.config.method)): self.config.method}
 
     @property
     def stem(self) -> str:
@@ -97,9 +106,7 @@ class Run:
 
     def report(self) -> Report:
         """What came out, as far as it is known."""
-        return Report(
-            f"everlearn: {Path(self.config.out).stem}", self.scores, self._facts()
-        )
+        return Report(f"everlearn: {Path(self.config.out).stem}", self.scores, self._facts())
 
     # -- inside -----------------------------------------------------------------------------------------------
 
@@ -127,11 +134,13 @@ class Run:
             scores.load_state_dict(saved["scores"])
             spent = saved["seconds"]
         else:
-            torch.manual_seed(mix(config.seed))
+            seed_globals(mix(config.seed))
+            if torch.device(config.device).type == "cuda":
+                torch.cuda.manual_seed_all(mix(config.seed))
             self._inherit(learner, method)
             self._measure(learner, scores, after=0, final=True)
             save()
-        every = max(1, config.epochs // 5) * 1
+        every = max(1, config.epochs // 5)
         for experience in self.data.arrivals[learner.experience - 1 :]:
             for step in learner.steps(experience):
                 rows = min(config.batch_size, len(experience.train))
@@ -178,7 +187,14 @@ class Run:
 
     def _method(self, method: str, *, grow: bool, folder: str | None) -> Method:
         kind = "balanced" if self.config.task == "classification" else "reservoir"
-        return build(method, seed=self.config.seed, grow=grow, memory=kind, folder=folder, head=self.config.head or None)
+        return build(
+            method,
+            seed=self.config.seed,
+            grow=grow,
+            memory=kind,
+            folder=folder,
+            head=self.config.head or None,
+        )
 
     def _inherit(self, learner: Learner, method: str) -> None:
         """Gives the method what is left of the past: an earlier run's memory, old data, the model as it is."""
@@ -192,7 +208,7 @@ class Run:
             known = self.data.classes[: self.data.known]
             if tuple(kept["classes"]) != known and self.config.task == "classification":
                 raise ValueError(
-                    f"the memory {self.config.memory} is of a model for the classes {', '.join(kept['classes'])}, but this "
+                    f"the memory {self.config.memory} is of a model for {', '.join(kept['classes'])}, but this "
                     f"one answers for {', '.join(known)}"
                 )
             if kept["method"] == method and not kept["folder"] and not self.config.memory_on_disk:
@@ -300,14 +316,20 @@ def _prepare(config: Config) -> Run:
     model, loaded = load_model(config)
     data = load_data(config, outputs_of(model, config))
     run = Run(config, data, loaded)
-    needs_rows = any(part.partition(":")[0].strip() in ("ewc",) for part in config.method.split("+"))
+    needs_rows = any(spec.name == "ewc" for spec in parse_chain(config.method))
     if needs_rows and not config.old and not config.memory:
-        raise ValueError("ewc measures on past data what the model depends on; give it: --old (or --memory of an earlier run)")
+        raise ValueError(
+            "ewc measures on past data what the model depends on; give it: --old (or --memory of an earlier run)"
+        )
     for method in run.contenders.values():
         learner = run._new(method)  # noqa: SLF001 (its own module)
         for experience in data.arrivals:
             border.trainable_batches(
-                learner.model, len(experience.train), config.batch_size, config.accumulate, drop_last=config.drop_last
+                learner.model,
+                len(experience.train),
+                config.batch_size,
+                config.accumulate,
+                drop_last=config.drop_last,
             )
         border.fits(learner.model, data.arrivals[0].train, learner._seen(None), learner.device, labels=False)  # noqa: SLF001
     return run
@@ -316,7 +338,11 @@ def _prepare(config: Config) -> Run:
 def _inputs(run: Run) -> dict[str, str]:
     """Hashes of what the result depends on."""
     config = run.config
-    files = {"weights": config.weights, "memory": config.memory, "model": config.model.partition(".py:")[0] + ".py"}
+    files = {
+        "weights": config.weights,
+        "memory": config.memory,
+        "model": config.model.partition(".py:")[0] + ".py",
+    }
     hashes = {
         f"{name} {path}": sha256(Path(path).read_bytes()).hexdigest()[:16]
         for name, path in files.items()

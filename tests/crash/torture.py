@@ -10,10 +10,12 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
+
 from everlearn.models import MLP, save_weights
 from everlearn.workspace.config import make
 from everlearn.workspace.run import begin, resume
@@ -76,12 +78,14 @@ def main(folder: Path, method: str, kills: int, seed: int) -> None:
         out = f"killed-{runs}"
         child = os.fork()
         if not child:
-            try:
+            code = 1
+            try:  # a child must never return into the parent's loop
                 go_on(folder, out, method)
-            except BaseException as error:  # a child must never return into the parent's loop
-                print(f"the child failed: {error!r}", file=sys.stderr, flush=True)
-                os._exit(1)
-            os._exit(0)
+                code = 0
+            finally:
+                if code:
+                    traceback.print_exc()
+                os._exit(code)
         if killed < kills:
             time.sleep(chance.uniform(0.02, duration))
             os.kill(child, signal.SIGKILL)

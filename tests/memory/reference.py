@@ -1,4 +1,4 @@
-"""What a memory keeps, said once more without any cleverness: row by row, with Python integers and a full sort."""
+"""What a memory keeps, said once more without cleverness: row by row, with a full sort each time."""
 
 import numpy as np
 

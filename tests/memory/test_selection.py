@@ -8,7 +8,7 @@ import torch
 from memory.reference import Reference, smallest
 
 from everlearn.batch import UNLABELED
-from everlearn.memory import Balanced, Memory
+from everlearn.memory import Balanced, Memory, bottomk
 from everlearn.memory.priority import identities, priorities, stream
 
 
@@ -18,8 +18,8 @@ def rows(ids, classes=5):
 
 
 def too_uneven(counts, trials, share):
-    """How many standard deviations the chi-square of `counts` is above what a uniform sample gives, or below it."""
-    # Of rows drawn without replacement in each trial; the fixed sum of each trial takes one degree of freedom.
+    """How many standard deviations the chi-square of `counts` is above that of a uniform sample, or below."""
+    # Rows are drawn without replacement in each trial; its fixed sum takes one degree of freedom.
     n = len(counts)
     expected = trials * share
     chi_square = ((counts - expected) ** 2 / (expected * (1 - share))).sum() * (n - 1) / n
@@ -135,13 +135,20 @@ def test_a_large_memory_settles_many_times_and_stays_exact():
     assert set(memory.ids.tolist()) == smallest(ids, 3000, 1)
 
 
+def test_rows_that_come_one_by_one_wait_and_are_not_lost(monkeypatch):
+    monkeypatch.setattr(bottomk, "_WAITING", 7)
+    memory = Memory(100)
+    for x in torch.arange(130).split(1):
+        memory.add({"x": x})
+        assert memory.take(torch.arange(len(memory)))["x"].sort().values.equal(memory.ids.sort().values)
+    assert set(memory.ids.tolist()) == smallest(range(130), 100, 0)
+
+
 def test_a_balanced_memory_has_the_same_number_of_rows_of_each_class():
     memory = Balanced(60)
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
-        memory.add(
-            {"y": (torch.rand(100, generator=generator) ** 2 * 6).long()}
-        )  # class 0 is six times class 5
+        memory.add({"y": (torch.rand(100, generator=generator) ** 2 * 6).long()})  # class 0 is six times class 5
     assert memory.column("y").bincount().tolist() == [10] * 6
 
 
@@ -181,6 +188,18 @@ def test_within_a_class_each_row_is_equally_likely_to_be_kept():
     for count in counts.values():
         assert count.sum() == trials * 8
         assert abs(too_uneven(count, trials, 8 / 60)) < 4
+
+
+def test_an_id_that_left_under_one_class_may_come_back_under_another_class():
+    memory = Balanced(10)
+    memory.add({"y": torch.zeros(10, dtype=torch.long), "id": torch.arange(10)})
+    memory.load_state_dict(memory.state_dict())
+    memory.add({"y": torch.ones(9, dtype=torch.long), "id": torch.arange(100, 109)})
+    left = sorted(set(range(10)) - set(memory.ids.tolist()))
+    assert len(left) == 5
+    memory.add({"y": torch.full((5,), 2), "id": torch.tensor(left)})
+    assert sorted(memory.column("y").bincount().tolist()) == [3, 3, 4]
+    assert set(memory.rows()["id"][memory.column("y") == 2].tolist()) <= set(left)
 
 
 def test_a_forgotten_row_never_comes_back():

@@ -1,0 +1,115 @@
+"""Training: samples a second of the Learner against the bare loop, doing the same work."""
+
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+
+import bare
+import ours
+import torch
+from measure import Line, per_second, ratios, seconds
+from torch import Tensor, nn
+
+from everlearn import Experience, Learner
+from everlearn.data import Columns, batches, epoch_order, view
+from everlearn.models import MLP, Net, ResNet18, trainable
+from everlearn.models.fisher import fisher
+from everlearn.objective import Objective, Viewed, classify
+
+EXPERIENCES, CAPACITY = 5, 2000
+GOALS = {"naive": 0.95, "er": 0.95, "ewc": 0.90, "derpp": 0.90, "lwf": 0.90}
+DRAWLESS = ("naive", "ewc", "lwf")
+"""No random draws but the order of the rows: both sides must end with the same weights."""
+
+
+@dataclass(frozen=True)
+class Work:
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    size: int
+    rows: int
+    """Rows in each experience."""
+    pixels: bool
+    """Whether rows lie in RAM as uint8, to be normalised in each batch, or as floats."""
+
+
+WORKS = {
+    "mlp": Work(MLP, (784,), 128, 12_000, pixels=False),
+    "cnn": Work(Net, (3, 32, 32), 32, 2_000, pixels=True),
+    "resnet": Work(lambda: ResNet18(width=20), (3, 32, 32), 32, 128, pixels=True),
+}
+
+
+def train(name: str, methods: list[str], runs: int, *, quick: bool) -> Iterator[Line]:
+    work = WORKS[name]
+    data = list(_experiences(work, work.rows // 5 if quick else work.rows))
+    rows = sum(len(experience.train) for experience in data)
+    for method in methods:
+        pairs = [_pair(work, method, data, run) for run in range(-1, runs)][1:]
+        mine, theirs = zip(*pairs, strict=True)
+        detail = f"{per_second(rows, mine)} samples/s, bare {per_second(rows, theirs)}"
+        yield Line(name, method, ratios(theirs, mine), "of the bare loop's speed", GOALS[method], detail=detail)
+
+
+def _experiences(work: Work, rows: int) -> Iterator[Experience]:
+    random = torch.Generator().manual_seed(0)
+    for index in range(EXPERIENCES):
+        x = torch.randint(256, (rows, *work.shape), generator=random, dtype=torch.uint8)
+        y = torch.randint(2 * index, 2 * index + 2, (rows,), generator=random)
+        columns = Columns(x=x if work.pixels else x.float() / 255, y=y)
+        yield Experience(index, columns, columns, classes=(2 * index, 2 * index + 1))
+
+
+def _pair(work: Work, method: str, data: list[Experience], run: int) -> tuple[float, float]:
+    """The seconds that both take for all experiences; in turn at each, the first now one, now the other.
+
+    What happens once at the end of an experience (the Fisher information, the teacher) is off the clock.
+    """
+    torch.manual_seed(0)
+    model = work.model()
+    twin, start = deepcopy(model), deepcopy(model)
+    seen = view("cifar10") if work.pixels else None
+    objective: Objective = classify if seen is None else Viewed(classify, seen)
+    learner = ours.learner(method, model, work.size, CAPACITY, seen)
+    loop = bare.LOOPS[method](
+        twin,
+        ours.optimizer(twin.parameters()),
+        bare.normalised if work.pixels else bare.as_stored,
+        work.size,
+        bare.Reservoir(CAPACITY),
+    )
+    took = [0.0, 0.0]
+    for experience in data:
+        x, y = (tensor for tensor in (experience.train.column("x"), experience.train.column("y")))
+
+        def by_hand(index: int = experience.index, x: Tensor = x, y: Tensor = y) -> float:
+            return seconds(lambda: loop.learn(x, y, epoch_order(len(x), 0, index, 0)))
+
+        for which in (0, 1) if (run + experience.index) % 2 else (1, 0):
+            took[which] += by_hand() if which else _steps(learner, experience)
+        importance = (
+            fisher(twin, batches(experience.train, torch.arange(len(x)), 128), objective, "empirical")
+            if method == "ewc"
+            else {}
+        )
+        loop.end(list(importance.values()), max(experience.classes) + 1)
+    if method in DRAWLESS:
+        _check(start, model, twin)
+    return took[0], took[1]
+
+
+def _steps(learner: Learner, experience: Experience) -> float:
+    start = time.perf_counter()
+    took = 0.0
+    for step in learner.steps(experience):
+        if step.place == step.of:
+            took = time.perf_counter() - start
+    return took
+
+
+def _check(start: nn.Module, ours: nn.Module, theirs: nn.Module) -> None:
+    """Both must have gone to the same place; rounding alone keeps them a little apart."""
+    first, mine, other = (torch.cat([w.detach().flatten() for w in trainable(m).values()]) for m in (start, ours, theirs))
+    apart, moved = (mine - other).norm(), (other - first).norm()
+    assert apart < 0.01 * moved, f"not the same work: {apart:.3g} apart after a way of {moved:.3g}"

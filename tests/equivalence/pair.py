@@ -1,0 +1,93 @@
+"""What each of two processes does in `test_processes.py`; what it ends with goes to a file."""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import zoo
+from everlearn import checkpoint
+from everlearn.data import Columns
+from everlearn.learner import Learner
+from everlearn.methods import Naive
+from everlearn.models import snapshot
+from everlearn.streams import Experience
+from torch import distributed, nn
+
+KINDS = {
+    "mlp": {"model": "mlp", "growing": True},
+    "conv": {"model": "conv", "drop_last": True},
+    "tasks": {"tasks": True},
+}
+RESUMED = [("er+lwf+si", "mlp"), ("derpp", "conv"), ("ewc", "tasks"), ("lwf+er", "tasks")]
+SPLITS = [(16, 1), (16, 3), (7, 1), (11, 4), (40, 1)]
+"""Sizes of batches, and pieces of each; 40 rows leave last batches of 8, 5 and 7 rows, or none."""
+
+
+def stream(kind):
+    return (zoo.task_stream(small=True) if kind == "tasks" else zoo.stream(small=True))[:3]
+
+
+def ends(method, kind, pause=None):
+    """All that a learner is after three experiences; if it paused, another one went on from its state."""
+    subject = zoo.learner(method, **{"epochs": 1} | KINDS[kind])
+    for experience in stream(kind):
+        for step in subject.steps(experience):
+            if step.number == pause:
+                break
+        if subject.number == pause:
+            state = subject.state_dict()
+            torch.manual_seed(999)
+            subject, pause = zoo.learner(method, **{"epochs": 1} | KINDS[kind]), None
+            subject.load_state_dict(state)
+            subject.learn(experience)
+    if pause is not None:
+        raise ValueError(f"{method} on {kind} took {subject.number} steps, and never came to {pause}")
+    return subject.state_dict()
+
+
+def experience(rows):
+    x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0))
+    data = Columns(x=x, y=(x[:, 0] > 0).long())
+    return Experience(0, data, data, (0, 1))
+
+
+def split(batch_size, accumulate, rows=40):
+    """The weights after learning `rows` rows without dropout, in batches that have a few rows, or one, at the end."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
+    subject = Learner(model, Naive(), optimizer=zoo.SGD, epochs=3, batch_size=batch_size, accumulate=accumulate)
+    subject.learn(experience(rows))
+    return snapshot(model)
+
+
+def strangers(rank):
+    """The weights after learning from first weights that differ from process to process."""
+    torch.manual_seed(rank)
+    model = nn.Linear(8, 2)
+    Learner(model, zoo.METHODS["si"](), optimizer=zoo.SGD).learn(experience(40))
+    return snapshot(model)
+
+
+def everything(rank):
+    yield from ((f"{method} {kind}", ends(method, kind)["model"]) for kind in KINDS for method in zoo.METHODS)
+    for method, kind in RESUMED:
+        yield f"whole {method} {kind}", ends(method, kind)
+        yield f"resumed {method} {kind}", ends(method, kind, pause=8)
+    for size, pieces in SPLITS:
+        yield f"split {size} {pieces}", split(size, pieces)
+    yield "split 1 row", split(16, 1, rows=33)
+    yield "strangers", strangers(rank)
+
+
+def main(rank, folder):
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", store, timedelta(seconds=60), world_size=2, rank=rank)
+    checkpoint.save(dict(everything(rank)), folder / f"{rank}.checkpoint")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,77 @@
+"""Two processes that learn together are one learner: with equal weights, those of a single process."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from everlearn import checkpoint
+
+SCRIPT = Path(__file__).with_name("pair.py")
+_SPEC = importlib.util.spec_from_file_location("pair", SCRIPT)
+pair = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(pair)
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """What each of two processes ended with, by name."""
+    folder = tmp_path_factory.mktemp("pair")
+    paths = [str(SCRIPT.parents[1]), str(SCRIPT.parents[2])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"  # a host's name need not lead back to it
+    processes = []
+    for rank in range(2):
+        command = [sys.executable, "-W", "error", str(SCRIPT), str(rank), str(folder)]
+        with (folder / f"{rank}.log").open("w") as log:
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    try:
+        for process in processes:
+            process.wait(timeout=240)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if any(process.returncode for process in processes):
+        pytest.fail("\n\n".join((folder / f"{rank}.log").read_text() for rank in range(2)))
+    return [checkpoint.load(folder / f"{rank}.checkpoint") for rank in range(2)]
+
+
+@pytest.mark.parametrize("kind", pair.KINDS)
+@pytest.mark.parametrize("method", zoo.METHODS)
+def test_both_processes_end_with_the_same_weights_and_statistics(ends, method, kind):
+    first, second = (end[f"{method} {kind}"] for end in ends)
+    assert checkpoint.same(first, second)
+    assert all(value.isfinite().all() for value in first.values())
+
+
+def test_methods_that_differ_end_with_weights_that_differ(ends):
+    found = [ends[0][f"{method} mlp"] for method in ("naive", "er", "der", "derpp", "ewc", "si", "lwf")]
+    assert not any(checkpoint.same(a, b) for place, a in enumerate(found) for b in found[:place])
+
+
+@pytest.mark.parametrize(("size", "pieces"), pair.SPLITS)
+def test_two_processes_learn_what_one_learns_from_the_same_batches(ends, size, pieces):
+    torch.testing.assert_close(ends[0][f"split {size} {pieces}"], pair.split(size, pieces), atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_of_one_row_is_learned_though_one_process_has_no_share_of_it(ends):
+    assert checkpoint.same(*(end["split 1 row"] for end in ends))
+    torch.testing.assert_close(ends[0]["split 1 row"], pair.split(16, 1, rows=33), atol=1e-5, rtol=1e-5)
+
+
+def test_all_processes_start_from_the_weights_of_the_first(ends):
+    assert checkpoint.same(*(end["strangers"] for end in ends))
+
+
+@pytest.mark.parametrize(("method", "kind"), pair.RESUMED)
+def test_resume_is_exact_in_both_processes(ends, method, kind):
+    for end in ends:
+        assert checkpoint.same(end[f"whole {method} {kind}"], end[f"resumed {method} {kind}"])
+    memories = [end[f"whole {method} {kind}"]["method"] for end in ends]
+    assert checkpoint.same(*memories) == (method == "ewc"), "each process keeps the old rows of its own share"
