@@ -154,8 +154,8 @@ class EWC(Loop):
             loss.backward()
             if self.pull is not None:
                 gradients = [weight.grad for weight in parameters]
-                torch._foreach_addcmul_(gradients, weights, self.pull[0], self.strength)  # noqa: SLF001
-                torch._foreach_sub_(gradients, self.pull[1], alpha=self.strength)  # noqa: SLF001
+                torch._foreach_addcmul_(gradients, weights, self.pull[0], self.strength)
+                torch._foreach_sub_(gradients, self.pull[1], alpha=self.strength)
             self.optimizer.step()
 
     def end(self, importance: list[Tensor], classes: int) -> None:  # noqa: ARG002

@@ -110,6 +110,8 @@ def _steps(learner: Learner, experience: Experience) -> float:
 
 def _check(start: nn.Module, ours: nn.Module, theirs: nn.Module) -> None:
     """Both must have gone to the same place; rounding alone keeps them a little apart."""
-    first, mine, other = (torch.cat([w.detach().flatten() for w in trainable(m).values()]) for m in (start, ours, theirs))
+    first, mine, other = (
+        torch.cat([w.detach().flatten() for w in trainable(m).values()]) for m in (start, ours, theirs)
+    )
     apart, moved = (mine - other).norm(), (other - first).norm()
     assert apart < 0.01 * moved, f"not the same work: {apart:.3g} apart after a way of {moved:.3g}"

@@ -12,7 +12,7 @@ from everlearn.models.views import evaluating
 from everlearn.objective import Objective, Output, known
 
 
-class NonFinite(ValueError):
+class NonFiniteError(ValueError):
     """A value that is NaN, infinite, or too large to square: one such row spoils all weights for good."""
 
 
@@ -49,7 +49,7 @@ def _point_at(name: str, column: Tensor) -> None:
         row = int(bad.nonzero()[0])
         values = rows[row]
         value = float(values[~(values.abs() < _LARGEST)][0])
-        raise NonFinite(
+        raise NonFiniteError(
             f"column {name!r} of row {row} of the batch holds {value}; values must be finite and below {_LARGEST:.0e}. "
             "Nothing was learned from this batch. Clean or leave out the row"
         )
@@ -59,22 +59,22 @@ _LARGEST = 1e15
 
 
 def finite_loss(loss: Tensor) -> None:
-    """Raises `NonFinite` unless the loss is a finite scalar."""
+    """Raises `NonFiniteError` unless the loss is a finite scalar."""
     if loss.numel() != 1:
         raise ValueError(f"the loss must be one number, but has shape {tuple(loss.shape)}; take its mean")
     value = loss.item()
     if not math.isfinite(value):
-        raise NonFinite(
+        raise NonFiniteError(
             f"the loss is {value}; the step was refused and the weights are as they were before it. "
             "A smaller learning rate, clip=1.0, or a smaller strength of the method usually helps"
         )
 
 
 def finite_state(state: Mapping[str, Tensor], what: str) -> None:
-    """Raises `NonFinite` if a tensor holds NaN or infinity: such a state is never saved over a good one."""
+    """Raises `NonFiniteError` if a tensor holds NaN or infinity: such a state is never saved over a good one."""
     for name, value in state.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise NonFinite(
+            raise NonFiniteError(
                 f"{what} {name!r} holds {int((~value.isfinite()).sum())} values that are not finite, so nothing was "
                 "saved; go on from the last checkpoint with a smaller learning rate, or clip=1.0"
             )
@@ -98,7 +98,9 @@ def guarded(model: Callable[..., Any], batch: Batch, /, objective: Objective) ->
 
 def same_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raises a ValueError that names each setting in which a checkpoint and the learner differ."""
-    other = [f"{name}: {saved.get(name)!r} then, {now!r} now" for name, now in current.items() if saved.get(name) != now]
+    other = [
+        f"{name}: {saved.get(name)!r} then, {now!r} now" for name, now in current.items() if saved.get(name) != now
+    ]
     if other:
         raise ValueError(
             "the checkpoint was made with other settings, so going on from it would not be exact ("
@@ -118,7 +120,9 @@ def trainable_batches(model: nn.Module, rows: int, batch_size: int, accumulate: 
     if not drop_last:
         sizes.append(max(1, last // accumulate))
     if min(sizes) == 1 and (norm := _batch_norm(model)):
-        way_out = "take batches of more rows" if batch_size // accumulate == 1 else "choose another batch_size, or drop_last"
+        way_out = (
+            "take batches of more rows" if batch_size // accumulate == 1 else "choose another batch_size, or drop_last"
+        )
         raise ValueError(
             f"{rows} rows in batches of {batch_size} (in {accumulate} pieces) leave a batch of one row, which {norm} "
             f"cannot normalise; {way_out}"
@@ -134,9 +138,7 @@ def _batch_norm(model: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def fits(
-    model: nn.Module, rows: Rows, objective: Objective, device: torch.device, *, labels: bool = True
-) -> None:
+def fits(model: nn.Module, rows: Rows, objective: Objective, device: torch.device, *, labels: bool = True) -> None:
     """Raises a ValueError unless the model takes such rows and answers for as many classes as their `labels` name."""
     batch = rows.take(torch.arange(min(2, len(rows))))
     clean(batch)

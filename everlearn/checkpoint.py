@@ -27,7 +27,7 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, is damaged, or comes from a newer version; or a state that cannot be saved."""
 
 
-class Newer(CheckpointError):  # noqa: N818 (as NonFinite: an error by what is wrong)
+class Newer(CheckpointError):  # noqa: N818 (as NonFiniteError: an error by what is wrong)
     """A whole checkpoint in a format that this version does not know yet."""
 
 
@@ -215,7 +215,9 @@ class Checkpoints:
                 report(f"{error}; going back to the one before it")
                 path.rename(path.with_suffix(".damaged"))
         if paths or list(self.folder.glob("*.damaged")):
-            raise CheckpointError(f"none of the checkpoints in {self.folder} is whole; nothing was started from scratch")
+            raise CheckpointError(
+                f"none of the checkpoints in {self.folder} is whole; nothing was started from scratch"
+            )
         return None
 
 

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from everlearn import border
 from everlearn.batch import Batch, Rows, length, move, take, unlabeled
 from everlearn.data.order import batches, epoch_order
-from everlearn.metrics.evaluate import Result, evaluate
 from everlearn.method import Method
+from everlearn.metrics.evaluate import Result, evaluate
 from everlearn.models.heads import follow, resize_like
 from everlearn.models.views import average, bare, evaluating
 from everlearn.objective import Objective, Output, Viewed, classify
@@ -168,19 +168,29 @@ class Learner:
         order = torch.arange(len(experience.train))
         with torch.no_grad(), evaluating(self.model), self._autocast():
             for batch in batches(
-                experience.train, order, self.batch_size, workers=self.workers, seed=self.seed, first_id=_ids(experience)
+                experience.train,
+                order,
+                self.batch_size,
+                workers=self.workers,
+                seed=self.seed,
+                first_id=_ids(experience),
             ):
                 self.method(self.model, self._admit(batch), objective)
         self.method.end(self.model, experience, self._seen(None))
         self.experience = experience.index + 1
 
     def observe(self, batch: Batch) -> Output:
-        """Learns from one batch of a stream without borders; the outputs are detached."""
+        """Learns from one batch of a stream without borders; the outputs are detached.
+
+        Rows without a column "id" get one, as those of an experience do: they are new whenever they come.
+        """
         if self.optimizer is None:
             self._agree()
             self.optimizer = self._new_optimizer()
         if self._live is None:
             self._wrap()
+        if "id" not in batch:
+            batch = batch | {"id": torch.arange(length(batch)) + _STREAM + (self.number << 24)}
         return self._update(batch)
 
     def stop(self) -> None:
@@ -204,7 +214,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Everything that exact resume needs: tensors and plain values. Taken between two steps.
 
-        Raises `NonFinite` if a weight or running statistic is not finite.
+        Raises `NonFiniteError` if a weight or running statistic is not finite.
         """
         weights = dict(bare(self.model).state_dict())
         border.finite_state(weights, "the weight")
@@ -286,7 +296,7 @@ class Learner:
         for weight in self._weights:
             weight.grad = None
         for shadow, kept in zip(self._shadow, self._kept, strict=True):
-            torch._foreach_copy_(shadow, kept)  # noqa: SLF001 (its only name)
+            torch._foreach_copy_(shadow, kept)
         objective = self._seen(self.number)
         rows = length(batch)
         outputs: list[Output] = []
@@ -298,7 +308,7 @@ class Learner:
                 if output.loss is not None:
                     border.finite_loss(output.loss)
                     share = length(piece) / rows
-                    self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()
+                    self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()  # type: ignore[no-untyped-call]
             except Exception as error:
                 self._refuse()
                 error.add_note(f"Nothing was learned from this batch: {_shapes(batch)}.")
@@ -354,7 +364,7 @@ class Learner:
         for weight in self._weights:
             weight.grad = None
         for shadow, kept in zip(self._shadow, self._kept, strict=True):
-            torch._foreach_copy_(kept, shadow)  # noqa: SLF001
+            torch._foreach_copy_(kept, shadow)
 
     def _train(self) -> None:
         self.model.train()
@@ -406,7 +416,9 @@ class Learner:
         return torch.autocast(self.device.type, dtype)
 
     def _new_optimizer(self) -> Optimizer:
-        return self.make_optimizer([w for w in (*self.model.parameters(), *self.method.parameters()) if w.requires_grad])
+        return self.make_optimizer(
+            [w for w in (*self.model.parameters(), *self.method.parameters()) if w.requires_grad]
+        )
 
     def _named(self) -> dict[str, nn.Parameter]:
         """All parameters by name, those of the method after those of the model."""
@@ -428,7 +440,7 @@ class Learner:
             group["params"] = [named[name] for name in names]
 
     def _settings(self) -> dict[str, Any]:
-        names = "epochs batch_size seed precision accumulate clip fresh_optimizer drop_last".split()
+        names = ["epochs", "batch_size", "seed", "precision", "accumulate", "clip", "fresh_optimizer", "drop_last"]
         return {name: vars(self)[name] for name in names} | {"processes": _world()}
 
 
@@ -437,6 +449,10 @@ _PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "pla
 
 def _world() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+_STREAM = 1 << 62
+"""Above the ids of all rows of experiences: where those of streams without borders begin."""
 
 
 def _ids(experience: Experience) -> int:

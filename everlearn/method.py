@@ -22,8 +22,13 @@ Model = nn.Module | Callable[..., Any]
 class Stateful(Protocol):
     """Anything that can say what it has become, in tensors and plain values, and become it again."""
 
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+    def state_dict(self) -> dict[str, Any]:
+        """What it has become."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
+        """Becomes that again."""
+        ...
 
 
 @dataclass
@@ -181,11 +186,11 @@ def _answer(model: nn.Module, batch: Batch, /, method: Method, inner: Objective)
 def attached(method: Method, model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     """Lets `optimizer.step()` call the method, so that your own loop only has to call the method.
 
-        with attached(method, model, optimizer):
-            for batch in batches:
-                method(model, batch, classify).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
+    with attached(method, model, optimizer):
+        for batch in batches:
+            method(model, batch, classify).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
     """
     after_step = torch.no_grad()(method.after_step)
     before = optimizer.register_step_pre_hook(lambda *_: method.before_step(model))

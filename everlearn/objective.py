@@ -22,7 +22,9 @@ class Output(NamedTuple):
 class Objective(Protocol):
     """From a model and a batch to an output. A batch without answers gives logits and no loss."""
 
-    def __call__(self, model: Callable[..., Any], batch: Batch, /) -> Output: ...
+    def __call__(self, model: Callable[..., Any], batch: Batch, /) -> Output:
+        """The loss of the batch, and the logits."""
+        ...
 
 
 def classify(model: Callable[..., Any], batch: Batch) -> Output:

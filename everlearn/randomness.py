@@ -45,18 +45,22 @@ def seeded(seed: int) -> Iterator[None]:
 
 def seed_globals(seed: int) -> None:
     """The global generators of torch (on the CPU), numpy and Python at `seed`: for a program that owns its process."""
-    torch.random.default_generator.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
 
 
 def global_state(device: torch.device) -> dict[str, Any]:
     """The states of the global generators of torch (also on `device`), numpy and Python, as a checkpoint wants them."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    numpy_ = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(numpy_, dict)  # noqa: S101 (what legacy=False gives)
     version, words, pending = random.getstate()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "numpy": {
+            **numpy_,
+            "state": {"key": torch.from_numpy(numpy_["state"]["key"].astype(np.int64)), "pos": numpy_["state"]["pos"]},
+        },
         "python": [version, torch.tensor(words), pending],
     }
     if device.type == "cuda":
@@ -67,8 +71,8 @@ def global_state(device: torch.device) -> dict[str, Any]:
 def restore_global_state(state: dict[str, Any]) -> None:
     """Sets the global generators to what `global_state` gave."""
     torch.set_rng_state(state["torch"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})  # noqa: NPY002
     version, words, pending = state["python"]
     random.setstate((version, tuple(words.tolist()), pending))
     if "cuda" in state:

@@ -24,10 +24,12 @@ def parse(text: str) -> Spec:
 
     >>> parse("sgd:lr=0.01,momentum=0.9")
     Spec(name='sgd', settings={'lr': 0.01, 'momentum': 0.9})
+    >>> parse("adam:betas=(0.9,0.99)").settings
+    {'betas': (0.9, 0.99)}
     """
     name, _, rest = text.strip().partition(":")
     settings = {}
-    for part in rest.split(",") if rest else ():
+    for part in re.split(r",(?![^(]*\))", rest) if rest else ():  # a comma in brackets is part of a value
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"cannot read {part!r} in {text!r}; expected key=value, as in sgd:lr=0.01,momentum=0.9")
@@ -81,9 +83,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def call(what: str, function: Callable[..., Any], settings: Mapping[str, Any], known: Iterable[str]) -> Any:
-    """`function(**settings)`, once every setting is known."""
+    """`function(**settings)`, once every setting is known; what it says of their values is a ValueError."""
     known = list(known)
     for key in settings:
         if key not in known:
             raise ValueError(f"{what} has no setting {key!r}{nearest(key, known)}; it has {', '.join(known) or 'none'}")
-    return function(**settings)
+    try:
+        return function(**settings)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    except TypeError as error:
+        given = ", ".join(f"{key}={value}" for key, value in settings.items()) or "no settings"
+        raise ValueError(f"{what} cannot be made with {given}: {error}") from error

@@ -3,6 +3,9 @@
 from functools import cache, partial
 
 import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
 from everlearn.data import Columns, Subset
 from everlearn.learner import Learner
 from everlearn.memory import Balanced, Memory
@@ -11,8 +14,6 @@ from everlearn.methods import DER, EWC, SI, DERpp, GrowHead, LwF, Naive, Replay
 from everlearn.models import MultiHead
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience, by_class, by_task
-from sklearn.datasets import load_digits
-from torch import nn
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 SGD = partial(torch.optim.SGD, lr=0.02, momentum=0.9)
@@ -46,7 +47,12 @@ class Conv(nn.Module):
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU()
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
         )
         self.head = nn.Linear(16 * 9, outputs)
         self.to(memory_format=torch.channels_last)

@@ -6,27 +6,21 @@ import sys
 
 def main() -> None:
     """The program: bad input is one message and exit code 2; everything else is a bug, with its traceback."""
-    from everlearn.cli.app import app  # noqa: PLC0415
+    from everlearn.cli.app import app
 
     try:
         app()
     except (ValueError, OSError) as error:
         if os.environ.get("EVERLEARN_TRACEBACK"):
             raise
-        from rich.console import Console  # noqa: PLC0415
+        from rich.console import Console
+        from rich.text import Text
 
-        Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", _said(error), markup=True, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(Text("error: ", "bold red"), Text(_said(error)), sep="")
         sys.exit(2)
 
 
 def _said(error: Exception) -> str:
-    import errno  # noqa: PLC0415
-
-    from rich.markup import escape  # noqa: PLC0415
-
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return escape(
-            f"the disk is full ({error}); nothing was lost: the last checkpoint is whole. Free some space, then go "
-            "on with everlearn resume"
-        )
-    return escape(str(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}; see that it exists, and that you may read and write it"
+    return str(error)

@@ -10,7 +10,7 @@ import typer
 from everlearn import __version__
 from everlearn.workspace.config import HELP, TYPES, Config, make, read_toml
 
-typed = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -34,7 +34,7 @@ _PANELS = {
 _REPEATED = ("data", "test")
 
 
-@typed.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True)
 def everlearn(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Models that never stop learning: teach a trained model new data without losing the old."""
     if version:
@@ -44,30 +44,34 @@ def everlearn(version: Annotated[bool, typer.Option("--version", help="Print the
 
 def learn(**given: Any) -> None:
     """Teach a trained model new data: a model that knows both, and a report that proves it."""
-    from everlearn.cli.show import work  # noqa: PLC0415
-    from everlearn.workspace.run import begin  # noqa: PLC0415
+    from everlearn.cli.show import work
+    from everlearn.workspace.run import begin
 
     work(begin(_config(given)))
 
 
 def resume(run: RunFolder) -> None:
     """Go on with a run exactly where it was interrupted."""
-    from everlearn.cli.show import say, work  # noqa: PLC0415
-    from everlearn.workspace.run import resume as again  # noqa: PLC0415
+    from everlearn.cli.show import say, work
+    from everlearn.workspace.run import done, folder_of
+    from everlearn.workspace.run import resume as again
 
-    work(again(run, say))
+    if done(run):
+        say(f"The run is done: {folder_of(run) / 'report.html'}")
+    else:
+        work(again(run, say))
 
 
 def evaluate(**given: Any) -> None:
     """How well a model does on data, by class."""
-    from everlearn.cli.show import scored  # noqa: PLC0415
+    from everlearn.cli.show import scored
 
     scored(_config(given, required=("model", "weights", "data")))
 
 
 def methods(name: Annotated[str, typer.Argument(help="One method, in detail.")] = "") -> None:
     """What there is to keep the old: each with its idea and its settings."""
-    from everlearn.cli.show import list_methods  # noqa: PLC0415
+    from everlearn.cli.show import list_methods
 
     list_methods(name)
 
@@ -77,7 +81,7 @@ def demo(
     method: Annotated[str, typer.Option(help="How the old is kept.")] = "er:memory=250,count=64+lwf",
 ) -> None:
     """A model that knows the digits 0-4 learns 5-6, 7-8 and 9, with and without protection."""
-    from everlearn.cli.demo import demonstrate  # noqa: PLC0415
+    from everlearn.cli.demo import demonstrate
 
     demonstrate(out, method)
 
@@ -93,7 +97,7 @@ def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> C
             flags[name] = [item.strip() for part in value for item in part.split(",")]
     toml = read_toml(given["config"]) if given.get("config") else {}
     underscored = {name.replace("-", "_"): value for name, value in toml.items()}
-    return make(underscored | flags, given.get("config") or "the settings", required)
+    return make(underscored | flags, given.get("config") or "", required)
 
 
 def _flags(function: Callable[..., None], names: list[str]) -> Callable[..., None]:
@@ -130,11 +134,8 @@ _EVALUATION = [
 ]
 
 
-def app() -> None:
-    """Runs the command that the user typed."""
-    typed.command()(_flags(learn, list(TYPES)))
-    typed.command()(resume)
-    typed.command()(_flags(evaluate, _EVALUATION))
-    typed.command()(methods)
-    typed.command()(demo)
-    typed()
+app.command()(_flags(learn, list(TYPES)))
+app.command()(resume)
+app.command()(_flags(evaluate, _EVALUATION))
+app.command()(methods)
+app.command()(demo)

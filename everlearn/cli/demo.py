@@ -16,15 +16,21 @@ from everlearn.workspace.config import make
 from everlearn.workspace.run import begin
 
 MODEL = "everlearn.models:MLP(inputs=64, hidden=(128, 64), outputs=5)"
+FIRST = "digits-0-4.npz"
 ARRIVALS = {"digits-5-6": (5, 6), "digits-7-8": (7, 8), "digit-9": (9,)}
 TRAIN = 1347
 """Three quarters of the digits; the others are for testing."""
+MADE = (
+    *("config.json", "checkpoints", "lock", "model.pth", "model.safetensors", "memory.checkpoint"),
+    *("report.html", "report.json", "deployed.safetensors", "data"),
+)
+"""What a demo leaves, in the order in which the next one removes it: the mark that it is one goes last."""
 
 
 def demonstrate(out: Path, method: str) -> None:
     """Trains a model on the digits 0-4, then teaches it the others as `everlearn learn` does."""
     try:
-        from sklearn.datasets import load_digits  # noqa: PLC0415 (an extra)
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise ValueError("the demo uses scikit-learn's digits: pip install 'everlearn[demo]'") from error
     _clear(out)
@@ -34,21 +40,21 @@ def demonstrate(out: Path, method: str) -> None:
     data = out / "data"
     data.mkdir(parents=True)
     learn, test = np.arange(len(y)) < TRAIN, np.arange(len(y)) >= TRAIN
-    np.savez(data / "digits-0-4.npz", x=x[learn & (y < 5)], y=y[learn & (y < 5)])
+    np.savez(data / FIRST, x=x[learn & (y < 5)], y=y[learn & (y < 5)])
     np.savez(data / "test.npz", x=x[test], y=y[test])
     for name, labels in ARRIVALS.items():
         mine = learn & np.isin(y, labels)
         np.savez(data / f"{name}.npz", x=x[mine], y=y[mine])
 
     console.print("1. A model is trained on the digits 0 to 4, and deployed.")
-    weights = _deploy(data / "digits-0-4.npz", out / "deployed.safetensors")
+    weights = _deploy(data / FIRST, out / "deployed.safetensors")
     console.print("2. The digits 5-6, 7-8 and 9 arrive one after another; the model learns each as it comes.\n")
     config = make(
         {
             "model": MODEL,
             "weights": str(weights),
             "data": [str(data / f"{name}.npz") for name in ARRIVALS],
-            "old": str(data / "digits-0-4.npz"),
+            "old": str(data / FIRST),
             "test": [str(data / "test.npz")],
             "out": str(out),
             "method": method,
@@ -77,7 +83,13 @@ def _deploy(path: Path, weights: Path) -> Path:
 
 def _clear(out: Path) -> None:
     """Makes room for a new demo where an earlier one was, and nowhere else."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / "deployed.safetensors").is_file():
-            raise ValueError(f"{out} is not empty and holds no earlier demo; choose another folder with --out")
-        shutil.rmtree(out)
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / "data" / FIRST).is_file():
+        raise ValueError(f"{out} is not empty and holds no earlier demo; choose another folder with --out")
+    for name in MADE:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

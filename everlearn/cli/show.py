@@ -1,10 +1,14 @@
 """What a person sees: progress while a run works, tables when it is done."""
 
+import errno
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import cleandoc
+from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,55 +22,135 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from everlearn.border import NonFiniteError
 from everlearn.checkpoint import terminating
-from everlearn.learner import Learner
 from everlearn.method import Method
 from everlearn.methods import METHODS
 from everlearn.methods.composition import parameters
-from everlearn.objective import classify, regress
+from everlearn.metrics import Scores, wording
 from everlearn.spec import one_of
 from everlearn.workspace.config import Config
-from everlearn.workspace.parts import load_model, load_questions, make_optimizer, make_view, outputs_of
-from everlearn.workspace.run import Moment, Run
+from everlearn.workspace.exam import examine
+from everlearn.workspace.run import PLAIN, Moment, Run
 
 console = Console(highlight=False)
 
 
 def say(text: str) -> None:
     """One line for the person."""
-    console.print(text, style="yellow", markup=False)
+    console.print(text, style="yellow", markup=False, soft_wrap=True)
 
 
 def work(run: Run, *, quiet: bool = False) -> None:
     """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave."""
-    if run.done:
-        console.print(f"The run in {run.folder} is done already.")
-    else:
-        if not quiet:
-            console.print(str(run.loaded), style="dim", markup=False)
-        for path in run.data.quarantined:
-            say(f"left out, because it does not decode: {path}")
-        with terminating(signal.SIGTERM, signal.SIGINT) as asked, _progress() as show:
-            for moment in run.steps():
-                show(moment)
-                if asked():
-                    run.save()
-                    break
-        if not run.done:
-            console.print(f"Saved. Go on with: everlearn resume {run.folder}")
-            sys.exit(0)
-    run.report().to_terminal(console)
+    if not quiet:
+        _given(run)
+    for path in run.data.quarantined:
+        say(f"left out, because it does not decode: {path}")
+    with terminating(signal.SIGTERM, signal.SIGINT) as asked, _resumable(run.folder), _progress() as show:
+        for moment in run.steps(say):
+            show(moment)
+            if asked():
+                run.save()
+                break
+    if not run.done:
+        say(f"Saved. Go on with: everlearn resume {run.folder}")
+        sys.exit(0)
+    console.print(outcome(run.scores))
+    console.print(_verdict(run.scores), markup=False, soft_wrap=True)
     _results(run)
 
 
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Says of what interrupts a run how it can go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ValueError(
+            f"the disk is full ({error.strerror}). The last checkpoint is whole: free some space, then go on with "
+            f"everlearn resume {folder}"
+        ) from error
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{error}. The run in {folder} is as it was at its last checkpoint; with other settings it is another run, "
+            "with another --out"
+        ) from error
+
+
+def _given(run: Run) -> None:
+    """What the run works with."""
+    data = run.data
+    lines = {"weights": ", ".join(str(run.loaded).splitlines())}
+    new = data.classes[data.known :]
+    for name, each in zip(data.names, (data.past, *data.arrivals), strict=True):
+        if len(each.train):
+            lines[name] = f"{len(each.train):,} rows"
+            if run.config.task == "classification" and each is not data.past:
+                brings = [data.classes[label] for label in each.classes if data.classes[label] in new]
+                lines[name] += f", new classes: {_listed(brings)}" if brings else ", no new classes"
+                new = tuple(name for name in new if name not in brings)
+    held = f"{run.config.holdout:.0%} of the rows, held out of the data, for want of --test"
+    tests = sum(len(each.test) for each in (data.past, *data.arrivals))
+    lines["tests"] = held if data.held_out else f"{tests:,} rows"
+    for name, line in lines.items():
+        _line(name, line, width=max(map(len, lines)))
+
+
+def _line(name: str, text: str, width: int) -> None:
+    console.print(f"{name:{width}}  {text}", style="dim", markup=False, soft_wrap=True)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def outcome(runs: Mapping[str, Scores]) -> Table:
+    """What was known of each experience before and after, and what plain fine-tuning would have left of it."""
+    *others, kept = runs.values()
+    last = kept.learned - 1
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("accuracy, %" if kept.kind == "accuracy" else "mean squared error", overflow="fold")
+    for title in ("test rows", "before", "after", *((PLAIN,) if others else ())):
+        table.add_column(title, justify="right")
+    for on in range(kept.learned):
+        asked = kept.at(last, on)
+        cells = [kept.at(0, on), asked, *(other.at(last, on) for other in others)]
+        table.add_row(
+            Text(kept.name(on)),
+            f"{asked.count:,}" if asked else wording.UNKNOWN,
+            *(wording.level(score.value if score else None, kept.kind) for score in cells),
+        )
+    return table
+
+
+def _verdict(runs: Mapping[str, Scores]) -> str:
+    """What became of the old data, by what is kept and by what it is compared with."""
+    said = []
+    for name, scores in reversed(list(runs.items())):
+        before, after = scores.at(0, 0), scores.at(scores.learned - 1, 0)
+        if before is None or after is None:
+            return "Nothing was measured on old data: there is none, or no test data for it."
+        change = wording.difference(after.value - before.value, scores.kind)
+        if scores.kind == "error":
+            said.append(f"by {name}: {change}")
+        else:
+            lost = {"−": f"{change[1:]} points lost", "+": f"{change[1:]} points gained"}.get(change[0], "nothing lost")  # noqa: RUF001 (the minus sign of a difference)
+            said.append(f"by {name}: {lost}")
+    what = "old data" if scores.kind == "accuracy" else "mean squared error on old data"
+    return f"{what}, {'; '.join(said)}"
+
+
 def _results(run: Run) -> None:
-    stem = run.folder / f"{run.stem}.pth"
-    console.print(
-        f"weights  {stem} and .safetensors" + (f", {run.config.out}" if run.writes_weights else ""),
-        markup=False,
-    )
-    console.print(f"memory   {run.folder / 'memory.checkpoint'}", markup=False)
-    console.print(f"report   {run.folder / 'report.html'} and .json", markup=False)
+    asked, named = run.weights[0], run.weights[-1]
+    lines = [("weights", f"{asked}")]
+    if named != asked:
+        lines.append(("", f"{named} (with the names of the classes)" if run.data.classes else f"{named}"))
+    lines += [("memory", f"{run.folder / 'memory.checkpoint'}"), ("report", f"{run.folder / 'report.html'}")]
+    for name, text in lines:
+        console.print(f"{name:7}  {text}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -105,39 +189,38 @@ class _Speed(ProgressColumn):
 
 def scored(config: Config) -> None:
     """The score of a model on data, by class."""
-    model, report = load_model(config)
-    console.print(str(report), style="dim", markup=False)
-    learner = Learner(
-        model,
-        objective=classify if config.task == "classification" else regress,
-        optimizer=make_optimizer(config.optimizer),
-        device=config.device,
-    )
-    rows, classes = load_questions(config, outputs_of(model, config))
-    learner.view = make_view(config, rows)
+    exam = examine(config)
+    _line("weights", ", ".join(str(exam.loaded).splitlines()), width=7)
+    result = exam.result
     if config.task == "regression":
-        result = learner.evaluate(rows, kind="error")
-        console.print(f"mean squared error {result.value:.6g} on {result.count:,} rows")
+        console.print(f"mean squared error {wording.level(result.value, 'error')} on {result.count:,} rows")
         return
-    result = learner.evaluate(rows, names=classes)
-    table = Table("class", "accuracy", "right", "rows", title=f"{result.value:.2%} of {result.count:,} rows")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table.add_column("class", "all", overflow="fold")
+    table.add_column("accuracy, %", wording.level(result.value), justify="right")
+    table.add_column("right", f"{result.correct:,.0f}", justify="right")
+    table.add_column("rows", f"{result.count:,}", justify="right")
     for name, (right, count) in result.by_class.items():
-        table.add_row(name, f"{right / count:.2%}", f"{right:,}", f"{count:,}")
+        note = " (unknown to the model)" if name in exam.unknown else ""
+        table.add_row(Text(name + note), wording.level(right / count), f"{right:,}", f"{count:,}")
     console.print(table)
 
 
 def list_methods(name: str) -> None:
     """All methods, or one in detail."""
+    name = name.lower().replace("++", "pp")
+    shown = {one_of("method", name, METHODS): METHODS[name]} if name else METHODS
     if name:
-        cls = METHODS[one_of("method", name.replace("++", "pp"), METHODS)]
-        console.print(f"{sys.modules[cls.__module__].__doc__}\n{cls.__doc__}", markup=False)
-    table = Table("name", "idea", "settings and defaults", title="methods; join them with +, as in er:memory=2000+ewc")
-    for key, cls in METHODS.items():
-        if name in ("", key):
-            table.add_row(key, _idea(cls), ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls)))
+        module = sys.modules[METHODS[name].__module__]
+        console.print(f"{cleandoc(module.__doc__ or '')}\n\n{cleandoc(METHODS[name].__doc__ or '')}", markup=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("idea", ratio=3)
+    table.add_column("settings and defaults", ratio=2)
+    for key, cls in shown.items():
+        table.add_row(key, _idea(cls), ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls)))
     console.print(table)
+    console.print("Join them with +, as in --method er:memory=2000+ewc:lambda=100; the first wraps all that follow.")
 
 
 def _idea(cls: type[Method]) -> str:
@@ -145,8 +228,6 @@ def _idea(cls: type[Method]) -> str:
 
 
 def _shown(value: object) -> str:
-    return (
-        {None: "none", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, float)
-        else f"{value:g}"
-    )  # type: ignore[call-overload]
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

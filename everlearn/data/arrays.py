@@ -36,9 +36,7 @@ def load_arrays(path: Path, *, split: str | None = None, task: Task = "classific
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"{path} has no rows: {names[0]} has shape {x.shape}")
     if y.shape not in {(len(x),), (len(x), 1)}:
-        raise ValueError(
-            f"{path}: {names[1]} must have shape ({len(x)},), one answer a row, but has {y.shape}"
-        )
+        raise ValueError(f"{path}: {names[1]} must have shape ({len(x)},), one answer a row, but has {y.shape}")
     answers = y.reshape(-1)
     classes: tuple[str, ...] = ()
     if task == "regression":
@@ -55,9 +53,7 @@ def _pair(path: Path, found: list[str], split: str | None) -> tuple[str, str]:
     whole = [pair for pair in PAIRS if set(pair) <= set(found)]
     if split is not None:
         if split not in splits:
-            raise ValueError(
-                f"{path} has no split {split!r}: it has {splits or 'none'}, among the arrays {found}"
-            )
+            raise ValueError(f"{path} has no split {split!r}: it has {splits or 'none'}, among the arrays {found}")
         return f"x_{split}", f"y_{split}"
     if len(whole) == 1:
         return whole[0]
@@ -68,7 +64,7 @@ def _pair(path: Path, found: list[str], split: str | None) -> tuple[str, str]:
     )
 
 
-def _array(path: Path, archive: Any, name: str) -> Array:  # noqa: ANN401 - numpy's archives have no public type
+def _array(path: Path, archive: Any, name: str) -> Array:
     try:
         array: Array = archive[name]
     except ValueError as error:

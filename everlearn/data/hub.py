@@ -25,7 +25,7 @@ class Records:
 
     def __init__(
         self,
-        dataset: Any,  # noqa: ANN401 - the library is optional, and so are its types
+        dataset: Any,
         *,
         beside: Mapping[str, Tensor] | None = None,
         size: Size | None = None,
@@ -39,15 +39,11 @@ class Records:
         kept = [name for name in dataset.column_names if renamed.get(name, name) not in self.beside]
         self._columns = {renamed.get(name, name): name for name in kept}
         if len(self._columns) < len(kept):
-            raise ValueError(
-                f"the columns {kept} cannot be told apart once they are named {renamed}; rename some"
-            )
+            raise ValueError(f"the columns {kept} cannot be told apart once they are named {renamed}; rename some")
         self._length = len(dataset)
         plain = [name for name in kept if name not in images]
         self._plain = dataset.select_columns(plain).with_format("torch")
-        self._images = {
-            name: dataset.select_columns([name]).with_format(None) for name in images if name in kept
-        }
+        self._images = {name: dataset.select_columns([name]).with_format(None) for name in images if name in kept}
 
     def __len__(self) -> int:
         return self._length
@@ -124,14 +120,14 @@ def is_hub_dataset(data: object) -> bool:
     return isinstance(data, datasets.Dataset)
 
 
-def image_columns(dataset: Any) -> list[str]:  # noqa: ANN401 - the library is optional
+def image_columns(dataset: Any) -> list[str]:
     """The names of the columns that are images."""
     import datasets  # noqa: PLC0415 - an optional dependency
 
     return [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
 
 
-def _read(path: Path, split: str | None) -> Any:  # noqa: ANN401
+def _read(path: Path, split: str | None) -> Any:
     try:
         import datasets  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
@@ -142,27 +138,23 @@ def _read(path: Path, split: str | None) -> Any:  # noqa: ANN401
     found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
-            raise ValueError(
-                f"{path} has the splits {list(found)}; say which, as in split={next(iter(found))!r}"
-            )
+            raise ValueError(f"{path} has the splits {list(found)}; say which, as in split={next(iter(found))!r}")
         return found[split]
     if split is not None:
         raise ValueError(f"{path} is one data set without splits; leave out split={split!r}")
     return found
 
 
-def _chunks(dataset: Any) -> Iterator[Chunk]:  # noqa: ANN401
+def _chunks(dataset: Any) -> Iterator[Chunk]:
     for table in dataset.with_format("arrow").iter(batch_size=CHUNK):
         yield {name: _cells(dataset, name, table.column(name)) for name in table.column_names}
 
 
-def _named(dataset: Any, target: str) -> list[Any]:  # noqa: ANN401
-    return list(
-        _cells(dataset, target, dataset.select_columns([target]).with_format("arrow")[:].column(target))
-    )
+def _named(dataset: Any, target: str) -> list[Any]:
+    return list(_cells(dataset, target, dataset.select_columns([target]).with_format("arrow")[:].column(target)))
 
 
-def _cells(dataset: Any, name: str, column: Any) -> Cells:  # noqa: ANN401
+def _cells(dataset: Any, name: str, column: Any) -> Cells:
     """The cells of a column, with the names of the classes where the data set has them."""
     import datasets  # noqa: PLC0415 - an optional dependency
 
@@ -173,7 +165,7 @@ def _cells(dataset: Any, name: str, column: Any) -> Cells:  # noqa: ANN401
     return [None if code is None or code < 0 else feature.names[code] for code in column.to_pylist()]
 
 
-def _one_size(path: Path, dataset: Any, name: str) -> tuple[int, int]:  # noqa: ANN401
+def _one_size(path: Path, dataset: Any, name: str) -> tuple[int, int]:
     sizes: dict[tuple[int, int], int] = {}
     for row, item in enumerate(dataset.with_format(None)):
         sizes.setdefault((item[name].height, item[name].width), row)

@@ -61,15 +61,11 @@ class ImageFolder:
     def _decoded(self, index: Tensor) -> Tensor:
         if not len(index):
             return self._decoded(torch.tensor([0]))[:0]
-        images = _each(
-            lambda position: decode(self.paths[position], self.size, self.channels), index.tolist()
-        )
+        images = _each(lambda position: decode(self.paths[position], self.size, self.channels), index.tolist())
         return torch.stack(images)
 
 
-def load_images(
-    root: Path, *, size: Size | None = None, channels: int = 3, in_memory: bool | None = None
-) -> Source:
+def load_images(root: Path, *, size: Size | None = None, channels: int = 3, in_memory: bool | None = None) -> Source:
     """The images (PNG, JPEG, WebP, BMP, PPM, first frames of GIFs) in the folders of `root`, one a class.
 
     A folder's name is its class, and folders within it belong to it; other files are passed over. Images
@@ -88,9 +84,7 @@ def load_images(
     headers = dict(zip(paths, _each(_header, paths), strict=True))
     broken = {path: fault for path, (_, fault) in headers.items() if fault}
     _refuse_many(root, broken, len(paths))
-    target = two_sides(size) or _one_size(
-        {path: shape for path, (shape, _) in headers.items() if path not in broken}
-    )
+    target = two_sides(size) or _one_size({path: shape for path, (shape, _) in headers.items() if path not in broken})
     if in_memory is None:
         in_memory = len(paths) * channels * target[0] * target[1] < IN_MEMORY
     x = torch.empty((len(paths) if in_memory else 0, channels, *target), dtype=torch.uint8)
@@ -131,9 +125,7 @@ def decode(path: Path, size: tuple[int, int] | None, channels: int) -> Tensor:
 
 def _classes(root: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
     """The names of the class folders in natural order, and the images of each."""
-    folders = {
-        entry.name: entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    }
+    folders = {entry.name: entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     loose = [entry.name for entry in root.iterdir() if _is_image(entry)]
     if loose or not folders:
         found = f"has images beside its folders, such as {min(loose)}" if loose else "has no folders"
@@ -147,8 +139,7 @@ def _classes(root: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
     empty = [name for name, found in zip(names, files, strict=True) if not found]
     if empty:
         raise ValueError(
-            f"{root} has class folders without images: {empty}; remove them, or add images "
-            f"({', '.join(SUFFIXES)})"
+            f"{root} has class folders without images: {empty}; remove them, or add images ({', '.join(SUFFIXES)})"
         )
     return names, files
 
@@ -171,9 +162,7 @@ def _header(path: Path) -> tuple[tuple[int, int], str]:
 
 def _check_pixels(size: tuple[int, int]) -> None:
     if size[0] * size[1] > MOST_PIXELS:
-        raise ValueError(
-            f"the image has {size[0]} x {size[1]} pixels, and more than {MOST_PIXELS:,} are refused"
-        )
+        raise ValueError(f"the image has {size[0]} x {size[1]} pixels, and more than {MOST_PIXELS:,} are refused")
 
 
 def _faults() -> tuple[type[Exception], ...]:

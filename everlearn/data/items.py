@@ -22,7 +22,7 @@ class MapStyle(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, position: int, /) -> Any: ...  # noqa: ANN401 - an item is whatever the user made it
+    def __getitem__(self, position: int, /) -> Any: ...
 
 
 class Items:
@@ -125,9 +125,7 @@ def pixels(image: "Image", channels: int | None = None, size: tuple[int, int] | 
         channels = 1 if image.mode in {"1", "L"} else 3
     if "transparency" in image.info:
         image = image.convert("RGBA")
-    image = image.convert(
-        "L" if channels == 1 else "RGB"
-    )  # before resizing, which would blend a palette's indices
+    image = image.convert("L" if channels == 1 else "RGB")  # before resizing, which would blend a palette's indices
     if size is not None and (image.height, image.width) != size:
         image = image.resize((size[1], size[0]), resample=2)  # bilinear
     array = np.array(image)
@@ -150,7 +148,7 @@ def within(index: Tensor, length: int) -> Tensor:
     return index
 
 
-def _tensor(value: Any) -> Any:  # noqa: ANN401 - strings and the like pass through
+def _tensor(value: Any) -> Any:
     if isinstance(value, Tensor | str):
         return value
     if isinstance(value, np.ndarray | np.number | np.bool_):

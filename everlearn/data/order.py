@@ -35,7 +35,7 @@ def batches(
     Rows without a column "id" get one: `first_id` plus their position. `share` = (k, n) gives the k-th of n
     parts of each batch, for n processes that learn together.
     """
-    chunks = order.split(size)[skip:] if len(order) else ()
+    chunks = torch.split(order, size)[skip:] if len(order) else ()
     rank, world = share
     if world > 1:
         chunks = tuple(chunk.tensor_split(world)[rank] for chunk in chunks)

@@ -179,9 +179,7 @@ class Relabelled:
         known = labels != UNLABELED
         strange = labels[known & ((labels < 0) | (labels >= len(self.table)))]
         if len(strange):
-            raise ValueError(
-                f"the table has entries for labels 0 to {len(self.table) - 1}, none for {int(strange[0])}"
-            )
+            raise ValueError(f"the table has entries for labels 0 to {len(self.table) - 1}, none for {int(strange[0])}")
         new = self.table.to(labels.device)[torch.where(known, labels, 0)] if len(self.table) else labels
         return torch.where(known, new, UNLABELED)
 
@@ -216,9 +214,7 @@ class With:
 
     def column(self, name: str) -> Column:
         """The column's values; a constant for each row where `name` is one."""
-        return (
-            _repeated(self.constants[name], len(self)) if name in self.constants else self.rows.column(name)
-        )
+        return _repeated(self.constants[name], len(self)) if name in self.constants else self.rows.column(name)
 
 
 def as_rows(data: object) -> Rows:
@@ -283,9 +279,7 @@ def _held(name: str, values: Values) -> Tensor | Array | list[Any]:
             f"the column {name!r} must be a tensor, an array or a list, but it is a {type(values).__name__}"
         )
     if values.ndim == 0:
-        raise ValueError(
-            f"the column {name!r} must have a first dimension that counts rows, but it is one number"
-        )
+        raise ValueError(f"the column {name!r} must have a first dimension that counts rows, but it is one number")
     if isinstance(values, Tensor):
         return values
     try:
@@ -312,14 +306,10 @@ def _shared(parts: Sequence[Rows]) -> tuple[str, ...]:
     samples = [part.take(torch.zeros(min(1, len(part)), dtype=torch.int64)) for part in parts]
     names = tuple(name for name in samples[0] if all(name in sample for sample in samples))
     for name in names:
-        first, *others = [
-            _kind(sample[name], part.resident) for sample, part in zip(samples, parts, strict=True)
-        ]
+        first, *others = [_kind(sample[name], part.resident) for sample, part in zip(samples, parts, strict=True)]
         for other in others:
             if not (first.startswith(other) or other.startswith(first)):
-                raise ValueError(
-                    f"the column {name!r} is {first} in one part and {other} in another; make them alike"
-                )
+                raise ValueError(f"the column {name!r} is {first} in one part and {other} in another; make them alike")
     return names
 
 

@@ -70,9 +70,7 @@ def classify(labels: Sequence[Any], where: str) -> tuple[tuple[str, ...], Tensor
         )
     distinct = list(dict.fromkeys(labels))
     if "" in distinct:
-        raise ValueError(
-            f"{where} is empty in row {labels.index('') + 1}; give the row a label, or leave it out"
-        )
+        raise ValueError(f"{where} is empty in row {labels.index('') + 1}; give the row a label, or leave it out")
     names = _names(distinct)
     for label, name in names.items():
         if name is None:

@@ -70,6 +70,5 @@ def _reader(path: Path) -> tuple[Callable[..., Source], str, tuple[str, ...]]:
         if path.name.lower().endswith(suffix):
             return reader
     raise ValueError(
-        f"{path} is of no known kind; it must be a folder of images, one folder a class, or a "
-        f"file of {sorted(_FILES)}"
+        f"{path} is of no known kind; it must be a folder of images, one folder a class, or a file of {sorted(_FILES)}"
     )

@@ -86,9 +86,7 @@ def table_source(
         answers = torch.from_numpy(_numbers(path, target, kept[target], 0))
     else:
         names, answers = classify(kept[target], f"{path}: the column {target!r}")
-    columns: dict[str, Tensor | list[Any]] = (
-        {"x": torch.from_numpy(np.concatenate(vectors))} if vectors else {}
-    )
+    columns: dict[str, Tensor | list[Any]] = {"x": torch.from_numpy(np.concatenate(vectors))} if vectors else {}
     if text:
         columns["text"] = _texts(path, text, kept[text])
     columns["y"] = answers
@@ -117,15 +115,11 @@ def target_of(path: Path, columns: Sequence[str], target: str | None) -> str:
     found = [name for name in TARGETS if name in columns]
     if len(found) != 1:
         which = f"both of {found}" if found else f"none of {list(TARGETS)}"
-        raise ValueError(
-            f"{path} has {which} among its columns {list(columns)}; name the target, as in target='y'"
-        )
+        raise ValueError(f"{path} has {which} among its columns {list(columns)}; name the target, as in target='y'")
     return found[0]
 
 
-def _features(
-    path: Path, columns: Sequence[str], target: str, features: Sequence[str] | None
-) -> tuple[str, ...]:
+def _features(path: Path, columns: Sequence[str], target: str, features: Sequence[str] | None) -> tuple[str, ...]:
     if features is None:
         features = [name for name in columns if name not in {target, "id"}]
     wanted = (features,) if isinstance(features, str) else tuple(features)
@@ -163,9 +157,7 @@ def _numbers(path: Path, column: str, cells: Cells, above: int) -> Array:
     values = _parsed(cells)
     if values is None:
         row, cell = _odd(cells)
-        raise ValueError(
-            f"{path}: the column {column!r} must hold numbers, but row {above + row + 1} holds {cell!r}"
-        )
+        raise ValueError(f"{path}: the column {column!r} must hold numbers, but row {above + row + 1} holds {cell!r}")
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)
     finite = np.isfinite(numbers)
@@ -205,9 +197,7 @@ def _odd(cells: Cells) -> tuple[int, Any]:
 def _texts(path: Path, column: str, cells: list[Any]) -> list[str]:
     odd = next((row for row, cell in enumerate(cells) if not isinstance(cell, str)), None)
     if odd is not None:
-        raise ValueError(
-            f"{path}: the column {column!r} must hold texts, but row {odd + 1} holds {cells[odd]!r}"
-        )
+        raise ValueError(f"{path}: the column {column!r} must hold texts, but row {odd + 1} holds {cells[odd]!r}")
     return cells
 
 
@@ -217,9 +207,7 @@ def _ids(path: Path, cells: list[Any]) -> Tensor:
         if cell in _MISSING:
             raise ValueError(f"{path}: the column 'id' is empty in row {row + 1}")
     texts = map(str, cells)
-    return torch.tensor(
-        [int(text) if _PLAIN.fullmatch(text) else name_id(text) for text in texts], dtype=torch.int64
-    )
+    return torch.tensor([int(text) if _PLAIN.fullmatch(text) else name_id(text) for text in texts], dtype=torch.int64)
 
 
 def _chunks(path: Path, *, strict: bool) -> Iterator[Chunk]:
@@ -248,9 +236,7 @@ def _csv(path: Path, file: TextIO, delimiter: str) -> Iterator[Chunk]:
     while chunk := list(itertools.islice(rows, CHUNK)):
         for number, row in enumerate(chunk, start=count + 1):
             if len(row) != len(header):
-                raise ValueError(
-                    f"{path}: row {number} has {len(row)} cells, but there are {len(header)} columns"
-                )
+                raise ValueError(f"{path}: row {number} has {len(row)} cells, but there are {len(header)} columns")
         count += len(chunk)
         yield dict(zip(header, zip(*chunk, strict=True), strict=True))
 
@@ -260,8 +246,7 @@ def _json_lines(path: Path, file: TextIO, *, strict: bool) -> Iterator[Chunk]:
     columns: tuple[str, ...] = ()
     count = 0
     while chunk := [
-        _json(path, line, number)
-        for number, line in enumerate(itertools.islice(lines, CHUNK), start=count + 1)
+        _json(path, line, number) for number, line in enumerate(itertools.islice(lines, CHUNK), start=count + 1)
     ]:
         columns = columns or tuple(chunk[0])
         _check_header(path, columns)
@@ -303,7 +288,7 @@ def _parquet(path: Path) -> Iterator[Chunk]:
                 yield {name: arrow_cells(batch.column(name)) for name in batch.schema.names}
 
 
-def arrow_cells(column: Any) -> Cells:  # noqa: ANN401 - an array of pyarrow
+def arrow_cells(column: Any) -> Cells:
     """A column of pyarrow as an array if it is numbers and none is missing, else as a list."""
     import pyarrow as pa  # noqa: PLC0415 - whoever has such a column has imported it
 

@@ -115,17 +115,14 @@ class Normalize:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
             raise ValueError(
-                f"mean and std must have one entry a channel, and std be positive, not {self.mean} "
-                f"and {self.std}"
+                f"mean and std must have one entry a channel, and std be positive, not {self.mean} and {self.std}"
             )
 
     def __call__(self, column: Tensor) -> Tensor:
         """The column in float32, normalised; uint8 is divided by 255 on the way."""
         channels = column.shape[1] if column.ndim > 1 else 1
         if len(self.mean) not in {1, channels}:
-            raise ValueError(
-                f"there are {len(self.mean)} means for {channels} channels; give one for each, or one"
-            )
+            raise ValueError(f"there are {len(self.mean)} means for {channels} channels; give one for each, or one")
         full = 255.0 if column.dtype == torch.uint8 else 1.0
         shape = (-1,) + (1,) * (column.ndim - 2)
         scale = [1 / (full * std) for std in self.std]
@@ -157,9 +154,7 @@ class View:
         """A batch with the view of the column in its place."""
         column = tensor(batch, self.column)
         if column.dtype != torch.uint8 and not column.is_floating_point():
-            raise TypeError(
-                f"a view is made of uint8 or floating point numbers, but {self.column!r} is {column.dtype}"
-            )
+            raise TypeError(f"a view is made of uint8 or floating point numbers, but {self.column!r} is {column.dtype}")
         if self.augment and column.ndim != 4:
             raise ValueError(
                 f"only images of shape (n, channels, height, width) can be augmented, but "

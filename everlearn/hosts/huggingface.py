@@ -1,6 +1,5 @@
 """The Hugging Face Trainer keeps its loop; the method rides along."""
 
-# ruff: noqa: ANN401 (what passes through is the Trainer's)
 from typing import Any
 
 import torch
@@ -27,12 +26,13 @@ class Continual(Trainer, TrainerCallback):  # type: ignore[misc]
         self.experience: Experience | None = None
         self.model_accepts_loss_kwargs = False  # the loss is a mean, to be divided by the number of pieces
         self.add_callback(self)
-        # Without ids a memory would take the rows of each epoch for new ones; scaled gradients would mislead a
-        # method; and the Trainer clears and averages no other gradients than those of the model.
-        if self.args.remove_unused_columns or self.args.fp16 or self.args.n_gpu > 1 or any(method.modules()):
+        # Without ids a memory would take the rows of each epoch for new ones; scaled gradients would mislead a method;
+        # the Trainer clears and averages the gradients of the model only; the objective alone says what the loss is.
+        columns, other_loss = self.args.remove_unused_columns, self.label_smoother or self.compute_loss_func
+        if columns or other_loss or self.args.fp16 or self.args.n_gpu > 1 or any(method.modules()):
             raise ValueError(
-                "with a method the Trainer must have remove_unused_columns=False, bf16 instead of fp16, a process "
-                f"for each GPU, and the method no weights of its own, but this is {method}; or use the Learner"
+                "with a method the Trainer must have remove_unused_columns=False, bf16 instead of fp16, no loss beside "
+                f"the objective, a process for each GPU, and the method no weights of its own, but this is {method}"
             )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -61,15 +61,12 @@ class Continual(Trainer, TrainerCallback):  # type: ignore[misc]
         """After the step, the method may change the weights."""
         self.method.after_step(self.model)
 
-    @torch.no_grad()
     def prediction_step(self, model: nn.Module, inputs: Any, prediction_loss_only: bool, **_: Any) -> Any:
         """The loss of the objective, the logits that the method predicts, and the answers."""
         batch = self._prepare_inputs(dict(inputs))
-        with self.compute_loss_context_manager():
+        with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.objective(model, batch).loss
-            logits = (
-                None if prediction_loss_only else self.method.predict(model, unlabeled(batch), self.objective)
-            )
+            logits = None if prediction_loss_only else self.method.predict(model, unlabeled(batch), self.objective)
         return loss, logits, next((batch[name] for name in ANSWERS if name in batch), None)
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:

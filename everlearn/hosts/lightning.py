@@ -1,5 +1,6 @@
 """Lightning keeps its loop; the method rides along."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from everlearn.batch import Batch, unlabeled
-from everlearn.learner import MakeOptimizer
 from everlearn.method import Method
 from everlearn.objective import Objective, classify
 from everlearn.streams.experience import Experience
@@ -26,14 +26,17 @@ class Continual(LightningModule):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, objective: Objective = classify, *, optimizer: MakeOptimizer
+        self,
+        model: nn.Module,
+        method: Method,
+        objective: Objective = classify,
+        *,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer],
     ) -> None:
         super().__init__()
         self.model, self.method, self.objective, self.make_optimizer = model, method, objective, optimizer
         self.experience: Experience | None = None
-        self.companions = nn.ModuleList(
-            module for _, module in method.modules()
-        )  # they go where the model goes
+        self.companions = nn.ModuleList(module for _, module in method.modules())  # they go where the model goes
 
     def setup(self, stage: str) -> None:
         """Begins: on the device of the fit, before the optimizer is made, before a checkpoint is loaded."""

@@ -227,6 +227,30 @@ class BottomK:
     def _overflow(self) -> Indices:
         """Lets as many leave as are too many, those with the largest keys; returns their slots, ascending."""
         fresh = self._catch_up()
+        old, young = self._last() if len(self._labels) == 1 else self._last_of_groups()
+        slots = np.concatenate([self._base.slots[old], fresh.slots[young]])
+        self._base.slots[old] = -1
+        self._sizes -= np.bincount(self._base.groups[old], minlength=len(self._labels))
+        stay = np.ones(len(fresh.slots), np.bool_)
+        stay[young] = False
+        self._fresh = fresh.pick(stay)
+        return np.sort(slots[slots >= 0]).astype(np.int64)
+
+    def _last(self) -> tuple[Small, Indices]:
+        """The places of those that leave if there is but one group, in the long run and in the short one."""
+        fresh, size = self._fresh, int(self._sizes[0])
+        over = size + len(fresh.slots) - self.capacity
+        tail = self._by_group[max(size - over, 0) : size]
+        floor = self._base.priorities[tail[0]] if over <= size else np.uint64(0)
+        near = (fresh.priorities >= floor).nonzero()[0]
+        hashed = np.concatenate([self._base.priorities[tail], fresh.priorities[near]])
+        out = hashed.argpartition(len(hashed) - over)[len(hashed) - over :]
+        self._bounds[0] = min(self._bounds[0], hashed[out].min())
+        return tail[out[out < len(tail)]], near[out[out >= len(tail)] - len(tail)]
+
+    def _last_of_groups(self) -> tuple[Small, Indices]:
+        """The same for several groups."""
+        fresh = self._fresh
         sizes = self._sizes + np.bincount(fresh.groups, minlength=len(self._labels))
         level, spare = _waterline(sizes, self.capacity)
         over = np.maximum(sizes - level, 0)  # rows of this rank or above, of each group
@@ -254,14 +278,7 @@ class BottomK:
         out = np.concatenate([above, at_level])
 
         np.minimum.at(self._bounds, groups[out], hashed[out])
-        old, young = tail[out[out < len(tail)]], near[out[out >= len(tail)] - len(tail)]
-        slots = np.concatenate([self._base.slots[old], fresh.slots[young]])
-        self._base.slots[old] = -1
-        self._sizes -= np.bincount(self._base.groups[old], minlength=len(over))
-        stay = np.ones(len(fresh.slots), np.bool_)
-        stay[young] = False
-        self._fresh = fresh.pick(stay)
-        return np.sort(slots[slots >= 0]).astype(np.int64)
+        return tail[out[out < len(tail)]], near[out[out >= len(tail)] - len(tail)]
 
 
 def _found(wanted: NDArray[Any], among: NDArray[Any]) -> Indices:

@@ -230,7 +230,7 @@ class Memory:
         while len(different) < count:
             more = torch.randint(among, (count - len(different),), generator=self._random)
             different |= dict.fromkeys(more.tolist())
-        return torch.tensor(list(different))
+        return torch.from_numpy(np.fromiter(different, np.int64, count))
 
 
 def _bytes(capacity: int | str) -> int:

@@ -51,18 +51,20 @@ class Ram:
 
     def write(self, slots: Tensor, rows: Batch) -> None:
         """Puts rows into slots, (n,) int64, ascending; those beyond the last follow it without a hole."""
+        first, last = int(slots[0]), int(slots[-1])
+        where = slice(first, last + 1) if last - first + 1 == len(slots) else slots
         for name, column in rows.items():
             held = self._columns[name]
             if isinstance(held, Tensor) and isinstance(column, Tensor):
                 if wider(column, held):
                     self.template[name] = like = held.new_empty((0, column.shape[1]))
                     self._columns[name] = held = widened(held, like)
-                _put(held, slots, widened(column, held).to(held.device))
+                _put(held, where, widened(column, held).to(held.device))
             elif isinstance(held, list):
                 for slot, value in zip(slots.tolist(), column, strict=True):
                     # A copy: one row must not keep the whole of a batch alive.
                     held[slot] = value.detach().clone() if isinstance(value, Tensor) else value
-        self.count = max(self.count, int(slots[-1]) + 1)
+        self.count = max(self.count, last + 1)
 
     def gather(self, slots: Tensor, *names: str) -> Batch:
         """A copy of the rows in these slots, (n,) int64; of all columns, or of those named."""
@@ -146,11 +148,10 @@ def _allocate(column: Column, capacity: int) -> Column:
     return column.new_empty((capacity, *column.shape[1:])) if isinstance(column, Tensor) else [None] * capacity
 
 
-def _put(held: Tensor, slots: Tensor, rows: Tensor) -> None:
-    """held[slots] = rows, for ascending slots."""
-    first, end = int(slots[0]), int(slots[-1]) + 1
-    if end - first == len(slots):
-        held[first:end] = rows
+def _put(held: Tensor, slots: Tensor | slice, rows: Tensor) -> None:
+    """held[slots] = rows, for different slots."""
+    if isinstance(slots, slice):
+        held[slots] = rows
     elif held.device.type == "cpu" and held.numel():
         # numpy copies rows of bytes several times faster than index_copy_ does.
         as_bytes(held).numpy()[slots.numpy()] = as_bytes(rows.contiguous()).numpy()

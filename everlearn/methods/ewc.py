@@ -37,8 +37,8 @@ class EWC(Method):
     """Share of the running importance that is kept, in online mode."""
     fisher: Literal["exact", "empirical"] = "exact"
     """Labels expected under the model itself, or those in the data."""
-    rows: int | None = None
-    """Rows that the importance is estimated from; None for all."""
+    rows: int | None = 5000
+    """Rows of each experience that the importance is estimated from; None for all."""
 
     anchor: Weights = field(default_factory=dict, init=False)
     importance: Weights = field(default_factory=dict, init=False)
@@ -54,16 +54,18 @@ class EWC(Method):
         output = rest(model, batch)
         if not self.anchor or self.lambda_ == 0 or output.loss is None:
             return output
-        self.anchor, self.importance = fitted(self.anchor, model), fitted(self.importance, model, fill=0)
-        penalty = pull(model, self.anchor, self.importance, self.lambda_) + self.lambda_ / 2 * self.spread
+        weights = trainable(model)
+        self.anchor, self.importance = fitted(self.anchor, weights), fitted(self.importance, weights, fill=0)
+        penalty = pull(weights, self.anchor, self.importance, self.lambda_) + self.lambda_ / 2 * self.spread
         return Output(output.loss + penalty, output.logits)
 
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
         """Estimates what this experience depends on."""
         order = epoch_order(len(experience.train), 0, experience.index, 0)[: self.rows]
         new = fisher(model, batches(experience.train, order, 128), objective, self.fisher)
-        now = {name: weight.detach().clone() for name, weight in trainable(model).items()}
-        old, before = fitted(self.importance, model, fill=0), fitted(self.anchor, model)
+        weights = trainable(model)
+        now = {name: weight.detach().clone() for name, weight in weights.items()}
+        old, before = fitted(self.importance, weights, fill=0), fitted(self.anchor, weights)
         for name in new.keys() & old.keys():
             if self.mode == "online":
                 new[name] += self.gamma * old[name]

@@ -48,11 +48,12 @@ class SI(Method):
         output = rest(model, batch)
         if output.loss is None or not self.anchor:
             return output
-        self.anchor = fitted(self.anchor, model)
-        self.path, self.importance = (fitted(each, model, fill=0) for each in (self.path, self.importance))
+        weights = trainable(model)
+        self.anchor = fitted(self.anchor, weights)
+        self.path, self.importance = (fitted(each, weights, fill=0) for each in (self.path, self.importance))
         if self.c == 0:
             return output
-        return Output(output.loss + pull(model, self.anchor, self.importance, 2 * self.c), output.logits)
+        return Output(output.loss + pull(weights, self.anchor, self.importance, 2 * self.c), output.logits)
 
     def before_step(self, model: nn.Module) -> None:
         """Notes the weights, and the gradient without the penalty's share."""

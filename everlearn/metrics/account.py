@@ -133,7 +133,5 @@ def _classes(scores: Scores) -> tuple[ClassChange, ...]:
         for name in first.by_class.keys() & now.by_class.keys():
             pairs = (*first.by_class[name], *now.by_class[name])
             sums[name] = [a + b for a, b in zip(sums.get(name, [0] * 4), pairs, strict=True)]
-    changes = [
-        ClassChange(name, was / asked, known / of, of) for name, (was, asked, known, of) in sums.items()
-    ]
+    changes = [ClassChange(name, was / asked, known / of, of) for name, (was, asked, known, of) in sums.items()]
     return tuple(sorted(changes, key=lambda entry: (entry.change, entry.name)))

@@ -31,9 +31,7 @@ def minimum_accuracy(moments: Moments) -> float:
     _seen(moments, "the minimum accuracy")
     last = int(moments.after[-1])
     if last == 0:
-        raise NotMeasuredError(
-            "the minimum accuracy needs two experiences: nothing was learned after the first"
-        )
+        raise NotMeasuredError("the minimum accuracy needs two experiences: nothing was learned after the first")
     past = moments.after[:, None] > torch.arange(moments.values.shape[1])
     return float(moments.values.masked_fill(~past, torch.inf).amin(dim=0)[:last].mean())
 

@@ -83,9 +83,7 @@ READINGS: dict[str, Reading] = {
         "1/(T−1) · Σ_{k≥1} A_k",
         "some papers after " + ICARL,
         level=True,
-        compute=lambda m: readings.average_incremental_accuracy(
-            m.R, m.counts, pooled=True, include_first=False
-        ),
+        compute=lambda m: readings.average_incremental_accuracy(m.R, m.counts, pooled=True, include_first=False),
     ),
     "learning_accuracy": Reading(
         "learning accuracy",

@@ -111,9 +111,7 @@ def age_key() -> str:
 
 def key(entries: Sequence[Line]) -> str:
     """The names of lines."""
-    names = "".join(
-        f"<span>{_sample(line.colour, line.dashes)}{escape(line.name)}</span>" for line in entries
-    )
+    names = "".join(f"<span>{_sample(line.colour, line.dashes)}{escape(line.name)}</span>" for line in entries)
     return f'<p class="key">{names}</p>'
 
 
@@ -211,9 +209,7 @@ def _rule(start: tuple[float, float], end: tuple[float, float], name: str) -> st
 
 
 def _bar(parts: str) -> str:
-    return (
-        f'<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{parts}</svg>'
-    )
+    return f'<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">{parts}</svg>'
 
 
 def _part(name: str, start: float, end: float) -> str:

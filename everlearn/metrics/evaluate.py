@@ -124,9 +124,7 @@ def _answers(
     labelled = y != UNLABELED
     y = y[labelled]
     if loss and bool((y >= width).any()):
-        raise ValueError(
-            f"class {int(y.max())} has no loss: the model gives only {width} logits; pass loss=False"
-        )
+        raise ValueError(f"class {int(y.max())} has no loss: the model gives only {width} logits; pass loss=False")
     mean = float(torch.stack(losses).cpu().double().sum()) / len(y) if loss and len(y) else None
     return _Answers(y, answers[labelled], width, mean)
 
@@ -151,9 +149,7 @@ def _count(answers: _Answers, names: Sequence[str] | None, among: Tensor | None,
         raise ValueError(f"the labels {outside} are not among the classes {among.tolist()}")
     lowest, highest = int(y.min()), int(y.max())
     if lowest < 0:
-        raise ValueError(
-            f"labels must be class positions from 0, or {UNLABELED} for none, but one is {lowest}"
-        )
+        raise ValueError(f"labels must be class positions from 0, or {UNLABELED} for none, but one is {lowest}")
     if names is not None and highest >= len(names):
         raise ValueError(f"label {highest} has no name: only {len(names)} classes were named")
     size = max(answers.width, highest + 1)

@@ -163,17 +163,14 @@ def _heat(account: Account, full: float) -> str:
     names = [escape(scores.name(j)) for j in range(size)]
     few = size <= 5
     head = "".join(
-        f'<th scope="col" title="{name}">{name if few and scores.names else j}</th>'
-        for j, name in enumerate(names)
+        f'<th scope="col" title="{name}">{name if few and scores.names else j}</th>' for j, name in enumerate(names)
     )
     body = []
     for i, row in enumerate(matrix.tolist()):
         label = names[i] if few else f"{i}  {names[i]}" if scores.names else f"after {i}"
         cells = "".join(_cell(value, full, account, digits, own=i == j) for j, value in enumerate(row))
         mean = _number(float(matrix[i, : i + 1].mean()), account, digits)
-        body.append(
-            f'<tr><th scope="row" title="{names[i]}">{label}</th>{cells}<td class="mean">{mean}</td></tr>'
-        )
+        body.append(f'<tr><th scope="row" title="{names[i]}">{label}</th>{cells}<td class="mean">{mean}</td></tr>')
     return scroll(
         f"{account.name}: the {scores.kind} matrix",
         f'<table class="heat{" wide" if few else ""}"><thead><tr><td></td>{head}'
@@ -225,9 +222,7 @@ def _cost_bars(account: Account, longest: float, largest: float) -> str:
         )
         if full
     ]
-    head = "".join(
-        f'<td class="track"></td><th scope="col" class="number">{name}</th>' for name, *_ in columns
-    )
+    head = "".join(f'<td class="track"></td><th scope="col" class="number">{name}</th>' for name, *_ in columns)
     rows = []
     for after, noted in sorted(account.scores.notes.items()):
         cells = "".join(

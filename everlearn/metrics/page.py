@@ -52,9 +52,7 @@ def _glance(accounts: Sequence[Account]) -> str:
     if any(account.update.old_before is not None for account in accounts):
         groups.append(
             [
-                _row(
-                    f"Last update: old experiences{percent}", [wording.old(account) for account in accounts]
-                ),
+                _row(f"Last update: old experiences{percent}", [wording.old(account) for account in accounts]),
                 _row(f"Last update: new experience{percent}", [wording.new(account) for account in accounts]),
             ]
         )
@@ -84,8 +82,7 @@ def _reading(accounts: Sequence[Account], name: str, label: str, *, high: bool, 
 def _row(label: str, cells: Sequence[str], best: Sequence[bool] = (), style: str = "") -> str:
     marks = best or [False] * len(cells)
     data = "".join(
-        f'<td class="best">{cell}</td>' if mark else f"<td>{cell}</td>"
-        for cell, mark in zip(cells, marks, strict=True)
+        f'<td class="best">{cell}</td>' if mark else f"<td>{cell}</td>" for cell, mark in zip(cells, marks, strict=True)
     )
     return f'<tr class="{style}"><th scope="row">{label}</th>{data}</tr>'
 
@@ -138,6 +135,4 @@ def _definitions(accounts: Sequence[Account]) -> str:
         else "R[i, j] is minus the mean squared error on experience j after experience i, counted from 0 to "
         "T−1: it stands for the accuracy, so that forgetting is the rise of the error. Levels are errors."
     )
-    return figures.section(
-        "All readings, and what they mean", note, f'<div class="readings">{"".join(entries)}</div>'
-    )
+    return figures.section("All readings, and what they mean", note, f'<div class="readings">{"".join(entries)}</div>')

@@ -23,9 +23,7 @@ class NotMeasuredError(ValueError):
     """A reading needs a measurement that was not made."""
 
 
-def average_accuracy(
-    R: Matrix, counts: Matrix | Vector | None = None, *, pooled: bool = False, row: int = -1
-) -> float:
+def average_accuracy(R: Matrix, counts: Matrix | Vector | None = None, *, pooled: bool = False, row: int = -1) -> float:
     """The accuracy on all experiences seen by stage k = `row`: the mean over experiences, or over their rows.
 
     A_k = 1/(k+1) sum_{j<=k} R[k, j]; pooled: A_k = sum_{j<=k} n_j R[k, j] / sum_{j<=k} n_j, with `counts` n
@@ -58,9 +56,7 @@ def average_incremental_accuracy(
     R = _square(R)
     stages = range(0 if include_first else 1, len(R))
     if not stages:
-        raise NotMeasuredError(
-            "without the first stage, the average incremental accuracy needs two experiences"
-        )
+        raise NotMeasuredError("without the first stage, the average incremental accuracy needs two experiences")
     return sum(average_accuracy(R, counts, pooled=pooled, row=k) for k in stages) / len(stages)
 
 
@@ -147,15 +143,11 @@ def forward_transfer(R: Matrix, baseline: Vector | None) -> float:
     if len(R) < 2:
         raise NotMeasuredError("forward transfer needs two experiences: nothing was learned before the first")
     if baseline is None:
-        raise NotMeasuredError(
-            "forward transfer needs the baseline: the accuracies before the first experience"
-        )
+        raise NotMeasuredError("forward transfer needs the baseline: the accuracies before the first experience")
     b = _vector(baseline, len(R), "the baseline")
     if bool(b[1:].isnan().any()):
         missing = (b[1:].isnan().nonzero().flatten() + 1).tolist()
-        raise NotMeasuredError(
-            f"forward transfer needs the baseline of experiences {missing}, which was not measured"
-        )
+        raise NotMeasuredError(f"forward transfer needs the baseline of experiences {missing}, which was not measured")
     _require(R, torch.ones_like(R).diagonal(1).diag(1).bool(), "forward transfer")
     return float((R.diagonal(1) - b[1:]).mean())
 
@@ -197,9 +189,7 @@ def _square(R: Matrix) -> Tensor:
 def _vector(values: Vector, size: int, what: str) -> Tensor:
     vector = torch.as_tensor(values, dtype=torch.float64).cpu()
     if vector.shape != (size,):
-        raise ValueError(
-            f"{what} must have one value for each of {size} experiences, but its shape is {vector.shape}"
-        )
+        raise ValueError(f"{what} must have one value for each of {size} experiences, but its shape is {vector.shape}")
     return vector
 
 
@@ -209,9 +199,7 @@ def _weights(counts: Matrix | Vector | None, row: int) -> Tensor:
     weights = torch.as_tensor(counts, dtype=torch.float64).cpu()
     weights = (weights[row] if weights.ndim == 2 else weights)[: row + 1]
     if len(weights) != row + 1 or bool((weights <= 0).any()):
-        raise ValueError(
-            f"a pooled accuracy needs {row + 1} positive counts, but they are {weights.tolist()}"
-        )
+        raise ValueError(f"a pooled accuracy needs {row + 1} positive counts, but they are {weights.tolist()}")
     return weights
 
 

@@ -46,9 +46,7 @@ class Report:
         try:
             json.dumps(dict(self.facts), allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"facts must be JSON values (numbers, strings, lists, dicts), but: {error}"
-            ) from error
+            raise ValueError(f"facts must be JSON values (numbers, strings, lists, dicts), but: {error}") from error
 
     @cached_property
     def accounts(self) -> tuple[Account, ...]:

@@ -109,8 +109,7 @@ class Scores:
         """
         if after < -1 or on < 0 or step < 0:
             raise ValueError(
-                f"experiences count from 0 (-1: before the first) and steps from 0, "
-                f"but {after=}, {on=}, {step=}"
+                f"experiences count from 0 (-1: before the first) and steps from 0, but {after=}, {on=}, {step=}"
             )
         if not math.isfinite(result.correct) or result.correct < 0 or result.count < 0:
             raise ValueError(f"correct and count must be finite and not negative, but they are {result}")
@@ -187,9 +186,7 @@ class Scores:
         return Moments(
             values=values,
             after=torch.tensor([after for after, _ in rows], dtype=torch.int64),
-            final=torch.tensor(
-                [any(s.final for s in scores.values()) for scores in rows.values()], dtype=torch.bool
-            ),
+            final=torch.tensor([any(s.final for s in scores.values()) for scores in rows.values()], dtype=torch.bool),
             step=torch.tensor([step for _, step in rows], dtype=torch.int64),
         )
 

@@ -126,9 +126,7 @@ footer{margin-top:3rem;color:var(--soft);font-size:.82rem}
 
 def sheet() -> str:
     """The style sheet of a report."""
-    cells = "".join(
-        f".heat td.s{step}{{background:var(--s{step});color:var(--t{step})}}" for step in range(LEVELS)
-    )
+    cells = "".join(f".heat td.s{step}{{background:var(--s{step});color:var(--t{step})}}" for step in range(LEVELS))
     return (
         f":root{{color-scheme:light dark;{variables(dark=False)}}}"
         f"@media (prefers-color-scheme:dark){{:root{{{variables(dark=True)}}}}}{_RULES.strip()}{cells}"

@@ -36,9 +36,7 @@ def table(title: str, accounts: Sequence[Account]) -> "Table":
         )
     row(f"average {kind}", [wording.level(account.average, kind) for account in accounts], style="bold")
     points = "forgetting, points" if kind == "accuracy" else "forgetting"
-    row(
-        points, [wording.difference(account.forgetting, kind) for account in accounts], end=True, style="bold"
-    )
+    row(points, [wording.difference(account.forgetting, kind) for account in accounts], end=True, style="bold")
     row("last update: old experiences", [wording.old(account) for account in accounts])
     row("last update: new experience", [wording.new(account) for account in accounts], end=True)
     for name, cells in wording.costs(accounts).items():

@@ -80,13 +80,9 @@ class Classes:
         return f"Classes({list(self._positions)})"
 
     def _unknown(self, unknown: list[str]) -> str:
-        shown = ", ".join(map(repr, unknown[:5])) + (
-            f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        )
+        shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         nearest = get_close_matches(unknown[0], self._positions, n=1, cutoff=0.0)
-        known = (
-            f"the nearest of the {len(self)} known is {nearest[0]!r}" if nearest else "no class is known yet"
-        )
+        known = f"the nearest of the {len(self)} known is {nearest[0]!r}" if nearest else "no class is known yet"
         return f"unknown classes: {shown}; {known}. To make room for new ones, call add() and grow the head"
 
 
@@ -96,9 +92,7 @@ def _strings(names: Iterable[str]) -> list[str]:
     strings = list(names)
     for name in strings:
         if not isinstance(name, str):
-            raise TypeError(
-                f"a class name must be a string, but {name!r} is a {type(name).__name__}; use str()"
-            )
+            raise TypeError(f"a class name must be a string, but {name!r} is a {type(name).__name__}; use str()")
     return strings
 
 
@@ -106,7 +100,5 @@ def _distinct(names: Iterable[str]) -> list[str]:
     strings = _strings(names)
     if len(set(strings)) < len(strings):
         twice = next(name for position, name in enumerate(strings) if name in strings[:position])
-        raise ValueError(
-            f"class names must differ, but {twice!r} comes twice: one name would mean two classes"
-        )
+        raise ValueError(f"class names must differ, but {twice!r} comes twice: one name would mean two classes")
     return strings

@@ -83,9 +83,7 @@ def resize_like(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return resized
 
 
-def follow(
-    optimizer: Optimizer, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]
-) -> None:
+def follow(optimizer: Optimizer, before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]) -> None:
     """Makes `optimizer` go on with the parameters of `after` where they replaced those of `before`, by name.
 
     Both are `dict(model.named_parameters())`, from before and after the surgery. Each new Parameter takes the
@@ -146,8 +144,7 @@ def _refit(model: nn.Module, name: str, keep: int, weight: Tensor, bias: Tensor)
     for owner, module in model.named_modules():
         if module is not layer and mine & {id(part) for part in module.parameters(recurse=False)}:
             raise ValueError(
-                f"the head {name!r} shares its weights with {owner!r}, which would not grow with it; "
-                "untie them first"
+                f"the head {name!r} shares its weights with {owner!r}, which would not grow with it; untie them first"
             )
     for part, rows in (("weight", weight), ("bias", bias)):
         if part in own:

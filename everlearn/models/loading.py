@@ -174,9 +174,7 @@ def load_weights(
         ),
         unexpected=tuple(original for name, original in originals.items() if name not in own),
         mismatched=tuple(
-            Mismatch(name, tuple(found[name].shape), tuple(own[name].shape))
-            for name in absent
-            if name in found
+            Mismatch(name, tuple(found[name].shape), tuple(own[name].shape)) for name in absent if name in found
         ),
         converted=tuple(
             Conversion(name, found[name].dtype, own[name].dtype)
@@ -201,9 +199,7 @@ def load_weights(
         )
     if refusals:
         reasons = "".join(f"\n- it {refusal}" for refusal in refusals)
-        raise LoadError(
-            f"nothing was loaded from {origin} into {type(model).__name__}:{reasons}\n{report}", report
-        )
+        raise LoadError(f"nothing was loaded from {origin} into {type(model).__name__}:{reasons}\n{report}", report)
     _fill(model, staged, layer, grows)
     return report
 
@@ -215,9 +211,7 @@ def _own(model: nn.Module, name: str = "") -> dict[str, Tensor]:
     if lazy := [name for name, value in own.items() if is_lazy(value)]:
         raise ValueError(f"{_listed(lazy)} have no size yet: run one batch through the model first")
     if empty := [name for name, value in own.items() if value.is_meta]:
-        raise ValueError(
-            f"the model has no memory for {_listed(empty)}: call model.to_empty(device=...) first"
-        )
+        raise ValueError(f"the model has no memory for {_listed(empty)}: call model.to_empty(device=...) first")
     return own
 
 
@@ -250,9 +244,7 @@ def _verdict(layer: str | None, rule: str, outputs: int, saved: int, *, lacking:
         return f"{layer!r}, not filled"
     if saved > outputs:
         return f"{layer!r}, grown from {outputs} to {saved} outputs"
-    return (
-        f"{layer!r}, loaded" if saved == outputs else f"{layer!r}, the first {saved} of {outputs} rows loaded"
-    )
+    return f"{layer!r}, loaded" if saved == outputs else f"{layer!r}, the first {saved} of {outputs} rows loaded"
 
 
 def _fill(model: nn.Module, staged: Mapping[str, Tensor], layer: str | None, grows: set[str]) -> None:
@@ -280,9 +272,7 @@ def _strip(
         candidates += longest
     renamed = {prefix: _without(prefix, saved) for prefix in candidates}
     fitting = {
-        prefix: sum(
-            name in own and own[name].shape == saved[original].shape for name, original in names.items()
-        )
+        prefix: sum(name in own and own[name].shape == saved[original].shape for name, original in names.items())
         for prefix, names in renamed.items()
     }
     best = max(candidates, key=fitting.__getitem__)  # of equals, the first: the shortest
@@ -382,9 +372,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         zipped = _is_archive(file, path)
         file.seek(0)
         try:
-            with (
-                warnings.catch_warnings()
-            ):  # torch wonders about foreign formats: they are read or refused here
+            with warnings.catch_warnings():  # torch wonders about foreign formats: they are read or refused here
                 warnings.simplefilter("ignore")
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except _BROKEN as error:
@@ -392,9 +380,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         size = os.fstat(file.fileno()).st_size
     weights, ignored = _state_dict(content, str(path))
     if (claimed := sum(value.nbytes for value in weights.values())) > _MOST_CLAIMED * size:
-        raise LoadError(
-            f"{path} has {size} bytes, but its tensors claim {claimed}: it was made to fill memory"
-        )
+        raise LoadError(f"{path} has {size} bytes, but its tensors claim {claimed}: it was made to fill memory")
     return weights, ignored
 
 
@@ -404,9 +390,7 @@ def _present(path: Path) -> None:
     if not path.is_file():
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         near = get_close_matches(path.name, beside, n=1)
-        raise LoadError(
-            f"there is no file {path}" + (f"; did you mean {near[0]!r} beside it?" if near else "")
-        )
+        raise LoadError(f"there is no file {path}" + (f"; did you mean {near[0]!r} beside it?" if near else ""))
     if path.stat().st_size == 0:
         raise LoadError(f"{path} is empty: a download or a save broke off; {_EXPORT}")
 
@@ -481,9 +465,7 @@ def _state_dict(content: object, origin: str) -> tuple[dict[str, Tensor], tuple[
     """The tensors by name in a checkpoint, and the names of its other entries."""
     ignored: list[str] = []
     for _ in range(4):  # a mapping may hold itself
-        nest = next(
-            (key for key in NESTS if isinstance(content, Mapping) and _is_nest(content.get(key))), None
-        )
+        nest = next((key for key in NESTS if isinstance(content, Mapping) and _is_nest(content.get(key))), None)
         if not isinstance(content, Mapping) or nest is None:
             break
         ignored += [_key(key) for key in content if key != nest]
@@ -491,9 +473,7 @@ def _state_dict(content: object, origin: str) -> tuple[dict[str, Tensor], tuple[
     if not isinstance(content, Mapping):
         raise LoadError(f"{origin} holds a {type(content).__name__}, but not tensors by name; {_EXPORT}")
     weights = {
-        key: value.detach()
-        for key, value in content.items()
-        if isinstance(key, str) and isinstance(value, Tensor)
+        key: value.detach() for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
     }
     if not weights:
         nests = [_key(key) for key, value in content.items() if _is_nest(value)]
@@ -506,8 +486,7 @@ def _state_dict(content: object, origin: str) -> tuple[dict[str, Tensor], tuple[
 
 def _is_nest(value: object) -> bool:
     return isinstance(value, Mapping) and any(
-        isinstance(part, Tensor) or (key in NESTS and isinstance(part, Mapping))
-        for key, part in value.items()
+        isinstance(part, Tensor) or (key in NESTS and isinstance(part, Mapping)) for key, part in value.items()
     )
 
 
@@ -518,9 +497,7 @@ def _key(key: object) -> str:
 def _sound(name: str, value: Tensor, origin: str) -> None:
     """Refuses a tensor that is less than it says: a copy of it would need memory that the file never had."""
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        raise LoadError(
-            f"{name!r} in {origin} is sparse, quantized or without data; save it as a dense tensor"
-        )
+        raise LoadError(f"{name!r} in {origin} is sparse, quantized or without data; save it as a dense tensor")
     held = value.untyped_storage().nbytes()
     if held < value.nbytes:
         raise LoadError(
@@ -596,9 +573,7 @@ def _write_safetensors(state: Mapping[str, Tensor], path: Path, notes: dict[str,
     seen: set[int] = set()
     for name, value in state.items():
         storage = value.untyped_storage().data_ptr()
-        plain[name] = (
-            value.contiguous() if storage not in seen else value.clone(memory_format=torch.contiguous_format)
-        )
+        plain[name] = value.contiguous() if storage not in seen else value.clone(memory_format=torch.contiguous_format)
         seen.add(storage)
     save_file(plain, path, metadata=notes)
 
@@ -608,9 +583,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{token_hex(8)}")
     try:
         temporary.touch(exist_ok=False)
-        mode = (
-            temporary.stat().st_mode
-        )  # what the mask of this process allows; safetensors writes for us alone
+        mode = temporary.stat().st_mode  # what the mask of this process allows; safetensors writes for us alone
         write(temporary)
         temporary.chmod(mode)
         _flush(temporary, os.O_RDWR)

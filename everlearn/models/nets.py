@@ -99,9 +99,7 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(after)
         self.shortcut = nn.Sequential()
         if stride != 1 or before != after:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -124,9 +122,7 @@ class MultiHead(nn.Module):
     ) -> None:
         super().__init__()
         if tasks < 1:
-            raise ValueError(
-                f"a model with a head for each task needs at least one task, but tasks is {tasks}"
-            )
+            raise ValueError(f"a model with a head for each task needs at least one task, but tasks is {tasks}")
         self.backbone, self.width, self.outputs_per_task, self.seed = backbone, width, outputs_per_task, seed
         self.heads = nn.ModuleList()
         self._add_head(torch.empty(0))

@@ -1,20 +1,20 @@
 """A quadratic pull of weights towards an anchor: what EWC, SI and their kin add to the loss."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
-from everlearn.models.views import Weights, trainable
+from everlearn.models.views import Weights
 
 
-def pull(model: nn.Module, anchor: Weights, importance: Weights, strength: float) -> Tensor:
-    """strength / 2 * sum_i importance_i (weight_i - anchor_i)^2, a scalar whose gradient costs two passes.
+def pull(weights: Mapping[str, Tensor], anchor: Weights, importance: Weights, strength: float) -> Tensor:
+    """Strength / 2 * sum_i importance_i (weight_i - anchor_i)^2, a scalar whose gradient costs two passes.
 
     A weight that is not in `anchor` is free; `anchor` and `importance` have the shapes of the weights.
     """
-    weights = trainable(model)
     names = [name for name in weights if name in anchor]
     if not names:
         return torch.zeros(())
@@ -25,7 +25,10 @@ def pull(model: nn.Module, anchor: Weights, importance: Weights, strength: float
 
 
 class _Pull(torch.autograd.Function):
-    """Forward and backward share one difference: no graph of small operations is built at every step."""
+    """Forward and backward share one difference: no graph of small operations is built at every step.
+
+    For first derivatives only: to a second one the gradient is a constant.
+    """
 
     @staticmethod
     def forward(
@@ -38,7 +41,6 @@ class _Pull(torch.autograd.Function):
         return strength / 2 * torch.stack([_dot(a, f) for a, f in zip(away, force, strict=True)]).sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
         grads = torch._foreach_mul(list(ctx.saved_tensors), upstream[0] * ctx.strength)  # noqa: SLF001
         return (None, None, None, *grads)
@@ -50,13 +52,12 @@ def _dot(first: Tensor, second: Tensor) -> Tensor:
     return (first * second).sum()
 
 
-def fitted(old: Weights, model: nn.Module, *, fill: float | None = None) -> Weights:
-    """`old` in the shapes that the weights of `model` have now: a head may have grown since.
+def fitted(old: Weights, weights: Mapping[str, Tensor], *, fill: float | None = None) -> Weights:
+    """`old` in the shapes that `weights` have now: a head may have grown since.
 
     What is new holds `fill`, or the present weights where that is None. As long as nothing has grown, it is `old`.
     What is frozen now stays as it is: it may be thawed again.
     """
-    weights = trainable(model)
     grown = {n: weights[n] for n, value in old.items() if n in weights and value.shape != weights[n].shape}
     if not grown:
         return old

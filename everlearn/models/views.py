@@ -47,7 +47,7 @@ def recall(model: nn.Module, weights: Weights, function: Callable[..., T], *argu
 
 @contextmanager
 def _lent(model: nn.Module, weights: Weights) -> Iterator[None]:
-    """The model with `weights` in the places of its own: what `functional_call` does, at a fifth of its cost."""
+    """The model with `weights` in the places of its own: what `functional_call` does, without its checks."""
     modules = dict(model.named_modules(remove_duplicate=False))
     own: list[tuple[dict[str, Any], str, Tensor]] = []
     try:

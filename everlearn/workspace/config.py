@@ -1,5 +1,6 @@
 """What a run is asked to do: one flat list of settings, from flags, from TOML, or from Python."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -87,17 +88,34 @@ TYPES = get_type_hints(Config)
 HELP = {name: hint.__metadata__[0] for name, hint in get_type_hints(Config, include_extras=True).items()}
 """What each setting means, by name."""
 
+_BOUNDS = dict.fromkeys(("epochs", "batch_size", "accumulate"), (1, math.inf))
+_BOUNDS |= dict.fromkeys(("clip", "workers", "threads", "checkpoint_steps", "checkpoint_seconds"), (0, math.inf))
+_BOUNDS |= {"coverage": (0, 1), "holdout": (0, 0.9)}
+_CHOICES = {"task": ("classification", "regression"), "precision": ("float32", "bf16", "fp16")}
+
 REQUIRED = ("model", "weights", "data", "out")
 
 
-def make(given: Mapping[str, Any], where: str = "the settings", required: tuple[str, ...] | None = None) -> Config:
-    """A config from settings by name; unknown names, wrong types and missing ones are ValueErrors."""
+def make(given: Mapping[str, Any], where: str = "", required: tuple[str, ...] | None = None) -> Config:
+    """A config from settings by name; unknown names, wrong types and missing ones are ValueErrors.
+
+    `where` says in errors where the settings stand, if they stand in a file.
+    """
+    where = f"{where}: " if where else ""
     values = {}
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in TYPES:
-            raise ValueError(f"{where}: there is no setting {key!r}{nearest(name, TYPES)}")
+            raise ValueError(f"{where}there is no setting {key!r}{nearest(name, TYPES)}")
         values[name] = _typed(name, value, where)
+    for name, value in values.items():
+        least, most = _BOUNDS.get(name, (-math.inf, math.inf))
+        if name in _BOUNDS and not least <= value <= most:  # NaN compares false
+            bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise ValueError(f"{where}{name} must be {bounds}, but is {value}")
+    for name, choices in _CHOICES.items():
+        if values.get(name, choices[0]) not in choices:
+            raise ValueError(f"{where}{name} must be one of {', '.join(choices)}, but is {values[name]!r}")
     config = Config(**values)
     missing = [f"--{name}" for name in required or REQUIRED if not values.get(name)]
     if missing:
@@ -110,12 +128,12 @@ def _typed(name: str, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple:
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, get_args(kind)[0]) for item in items):
-            raise ValueError(f"{where}: {name} must be a list of texts, but is {value!r}")
+            raise ValueError(f"{where}{name} must be a list of texts, but is {value!r}")
         return tuple(items)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{where}: {name} must be of type {kind.__name__}, but is {value!r}")
+        raise ValueError(f"{where}{name} must be of type {kind.__name__}, but is {value!r}")
     return value
 
 
@@ -132,9 +150,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         if isinstance(given.get(name), str):
             given[name] = str(path.parent / given[name])
     for name in ("data", "test"):
-        if name in given:
-            listed = [given[name]] if isinstance(given[name], str) else given[name]
-            given[name] = [str(path.parent / item) for item in listed]
+        listed = [given[name]] if isinstance(given.get(name), str) else given.get(name)
+        if isinstance(listed, list):  # anything else is refused later, with all that is of the wrong type
+            given[name] = [str(path.parent / item) if isinstance(item, str) else item for item in listed]
     if isinstance(given.get("model"), str) and ".py:" in given["model"]:
         given["model"] = str(path.parent / given["model"])
     return given

@@ -4,11 +4,13 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -16,10 +18,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from everlearn.batch import Rows
+from everlearn import border
+from everlearn.batch import Batch, Column, Rows, tensor
 from everlearn.data import Concat, Relabelled, Source, Subset, View, load, view
+from everlearn.data.hashing import name_id, row_ids
 from everlearn.models import Classes, head_of, load_weights, read_classes
 from everlearn.models.loading import Report
+from everlearn.randomness import mix, seeded
 from everlearn.spec import call, nearest, one_of, parse
 from everlearn.streams import Experience
 from everlearn.workspace.config import Config
@@ -35,16 +40,14 @@ def build_model(text: str) -> nn.Module:
         raise ValueError(
             f"cannot read --model {text!r}; expected FILE.py:NAME, as in net.py:Net or net.py:Net(outputs=5)"
         )
-    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    module = _import(where)
     if name not in vars(module):
         classes = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
         raise ValueError(
             f"{where} has no {name!r}{nearest(name, classes)}; its modules are {', '.join(classes) or 'none'}"
         )
-    try:
+    with _foreign(f"{where}:{name} cannot be made with {settings or 'no settings'}"):
         model = vars(module)[name](**settings)
-    except TypeError as error:
-        raise ValueError(f"{where}:{name} cannot be made with {settings or 'no settings'}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{text!r} is a {type(model).__name__}; expected a torch.nn.Module")  # noqa: TRY004
     return model
@@ -68,29 +71,59 @@ def _call_of(what: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"cannot read {what!r}; settings are keywords with plain values: Net(outputs=5)") from error
 
 
-def _import_file(path: Path) -> Any:
+def _import(where: str) -> Any:
+    """The module in a file or of a name; what lies beside the file, or in the working folder, can be imported too."""
+    if not where.endswith(".py"):
+        _findable(Path.cwd())
+        with _foreign(f"cannot import {where!r} for --model"):
+            return importlib.import_module(where)
+    path = Path(where).absolute()
     if not path.is_file():
-        raise ValueError(f"there is no file {path}; --model takes FILE.py:NAME")
-    name = f"everlearn_model_{path.stem}_{sha256(str(path.absolute()).encode()).hexdigest()[:8]}"
+        raise ValueError(f"there is no file {where}; --model takes FILE.py:NAME")
+    _findable(path.parent)
+    name = f"everlearn_model_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # noqa: S101 (a path that ends in .py has a loader)
     assert spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with _foreign(f"cannot import {where} for --model"):
+        spec.loader.exec_module(module)
     return module
 
 
-def _import_module(name: str) -> Any:
+def _findable(folder: Path) -> None:
+    """Lets modules in the folder be imported: last, so that they stand before nothing."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+@contextmanager
+def _foreign(failed: str) -> Iterator[None]:
+    """Around the user's own code: whatever it raises becomes a ValueError that says what `failed`, and where."""
     try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {name!r} for --model: {error}") from error
+        yield
+    except Exception as error:
+        last = extract_tb(error.__traceback__)[-1]
+        # Our own frames and the interpreter's say nothing to the user, and a syntax error names its place itself.
+        ours = last.filename == __file__ or last.filename.startswith("<") or isinstance(error, SyntaxError)
+        place = "" if ours else f" ({last.filename}, line {last.lineno})"
+        raise ValueError(f"{failed}: {type(error).__name__}: {error}{place}") from error
+
+
+def model_file(text: str) -> Path | None:
+    """The file that `build_model` takes the model from, if it is one."""
+    where = text.partition("(")[0].rpartition(":")[0]
+    if where.endswith(".py"):
+        return Path(where)
+    file = sys.modules[where].__file__
+    return None if file is None else Path(file)
 
 
 def load_model(config: Config) -> tuple[nn.Module, Report]:
     """The model with its weights, and what was loaded; its head has as many outputs as the weights have."""
-    model = build_model(config.model)
+    with seeded(mix(config.seed)):  # what the weights leave out is the same for each contender
+        model = build_model(config.model)
     report = load_weights(model, config.weights, coverage=config.coverage, head="grow", head_name=config.head or None)
     return model, report
 
@@ -119,16 +152,16 @@ class Data:
 def load_data(config: Config, outputs: int) -> Data:
     """Loads all data of a run, for a model with `outputs` outputs."""
     sources = {path: _load(config, path) for path in dict.fromkeys((config.old, *config.data, *config.test)) if path}
+    _alike(sources)
     regression = config.task == "regression"
     classes = Classes() if regression else Classes(_known_classes(config, sources, outputs))
     known = len(classes)
+    if config.old and not regression:
+        _none_unknown(f"the old data {config.old}", sources[config.old].names, classes, "new classes come with --data")
     for path in config.data:
         classes.add(name for name in sources[path].names if name not in classes)
-    for path in config.test:
-        if unknown := [name for name in sources[path].names if name not in classes]:
-            raise ValueError(
-                f"the test data {path} has classes that neither model nor new data knows: {', '.join(unknown[:5])}"
-            )
+    for path in config.test if not regression else ():
+        _none_unknown(f"the test data {path}", sources[path].names, classes, "leave their rows out")
     rows = {
         path: source.rows if regression else Relabelled(source.rows, classes.table(source.names))
         for path, source in sources.items()
@@ -136,13 +169,15 @@ def load_data(config: Config, outputs: int) -> Data:
     train = [rows[config.old] if config.old else None, *(rows[path] for path in config.data)]
     tests, held_out = _tests(config, rows, train, regression=regression, known=known)
     experiences = []
-    for index, (learn, test) in enumerate(zip(train, tests, strict=True)):
-        if learn is not None and held_out:
-            learn = Subset(learn, _held_out(learn, config.holdout, test=False))  # noqa: PLW2901
+    for index, (path, learn, test) in enumerate(zip((config.old, *config.data), train, tests, strict=True)):
         labels = () if regression or learn is None else _labels(learn)
         if index == 0 and not regression:
             labels = tuple(range(known))
-        experiences.append(Experience(index, learn if learn is not None else _nothing(train), test, labels))
+        if learn is None:
+            experiences.append(Experience(index, _nothing(train), test, labels))
+            continue
+        kept = Subset(learn, _held_out(learn, config.holdout, test=False)) if held_out else learn
+        experiences.append(Experience(index, _distinct(Path(path), kept, sources[path]), test, labels))
     quarantined = tuple(path for source in sources.values() for path in source.quarantined)
     return Data(
         experiences[0],
@@ -156,25 +191,130 @@ def load_data(config: Config, outputs: int) -> Data:
     )
 
 
-def load_questions(config: Config, outputs: int) -> tuple[Rows, tuple[str, ...]]:
-    """All rows of `config.data`, to be tested on, and the names of their classes; unknown ones count as wrong."""
+def load_questions(config: Config, outputs: int) -> tuple[Rows, tuple[str, ...], int]:
+    """All rows of `config.data`, the names of their classes, and how many of these the model knows.
+
+    The others count as wrong answers.
+    """
     sources = {path: _load(config, path) for path in config.data}
+    _alike(sources)
     if config.task == "regression":
-        return Concat([source.rows for source in sources.values()]), ()
+        return Concat([source.rows for source in sources.values()]), (), 0
     classes = Classes(_known_classes(config, sources, outputs))
+    known = len(classes)
     rows = []
     for source in sources.values():
         classes.add(name for name in source.names if name not in classes)
         rows.append(Relabelled(source.rows, classes.table(source.names)))
-    return Concat(rows), classes.names
+    return Concat(rows), classes.names, known
 
 
 def _load(config: Config, path: str) -> Source:
-    size = tuple(int(part) for part in config.size.lower().split("x")) if config.size else None
     options: dict[str, Any] = {"task": config.task, "channels": config.channels}
-    if size is not None:
-        options["size"] = size[0] if len(size) == 1 else size
-    return load(path, target=config.target or None, features=config.features or None, **options)
+    if config.size:
+        options["size"] = _size(config.size)
+    try:
+        source = load(path, target=config.target or None, features=config.features or None, **options)
+    except ImportError as error:  # an optional dependency, with the way to install it
+        raise ValueError(str(error)) from error
+    if source.rows.resident:
+        with _about(path):
+            border.clean({name: source.rows.column(name) for name in ("x", "y") if name in _sample(source.rows)})
+    return source
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
+        raise ValueError(f"cannot read --size {text!r}; expected pixels, as in 32, or HEIGHTxWIDTH, as in 32x48")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+@contextmanager
+def _about(path: str) -> Iterator[None]:
+    """Puts the path before the message of an error that is about its rows."""
+    try:
+        yield
+    except border.NonFiniteError as error:
+        raise border.NonFiniteError(f"{path}: {error}") from error
+
+
+def _sample(rows: Rows) -> Batch:
+    return rows.take(torch.zeros(1, dtype=torch.int64))
+
+
+def _alike(sources: dict[str, Source]) -> None:
+    """Raises a ValueError unless all rows are of one kind, and tables have their features in one order."""
+    (first, model), *others = ((path, _sample(source.rows).get("x")) for path, source in sources.items())
+    if not isinstance(model, torch.Tensor):
+        raise ValueError(  # noqa: TRY004 (what is wrong is the data)
+            f"the rows of {first} are texts, or images that differ in size; expected numbers, or images of one size "
+            "(--size resizes them)"
+        )
+    for path, x in others:
+        if not isinstance(x, torch.Tensor) or (x.dtype, x.shape) != (model.dtype, model.shape):
+            raise ValueError(
+                f"all data must be of one kind, but the rows of {first} are {_kind(model)} and those of {path} "
+                f"{_kind(x)}; save them alike" + (", or resize images by --size" if model.ndim == 4 else "")
+            )
+    features = {path: source.features for path, source in sources.items() if source.features}
+    if len(set(features.values())) > 1:
+        (one, its), (other, theirs) = next(
+            ((a, features[a]), (b, features[b])) for a in features for b in features if features[a] != features[b]
+        )
+        raise ValueError(
+            f"the columns of {one} are {', '.join(its)}, but those of {other} are {', '.join(theirs)}; name those "
+            "that the model takes, in its order: --features a,b,..."
+        )
+
+
+def _kind(x: Column | None) -> str:
+    return f"{x.dtype} of shape {tuple(x.shape[1:])}".removeprefix("torch.") if isinstance(x, torch.Tensor) else "texts"
+
+
+def _none_unknown(what: str, names: tuple[str, ...], classes: Classes, way_out: str) -> None:
+    if unknown := [name for name in names if name not in classes]:
+        raise ValueError(
+            f"{what} has classes that the model does not know: {', '.join(unknown[:5])}"
+            + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+            + f"; {way_out}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Marked:
+    """Rows whose ids no other data has: they are those of `rows`, moved by `mark`."""
+
+    rows: Rows
+    mark: int
+
+    @property
+    def resident(self) -> bool:
+        """Whether the rows it marks are resident."""
+        return self.rows.resident
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: torch.Tensor) -> Batch:
+        """The rows at `index`, under their new ids."""
+        batch = self.rows.take(index)
+        return batch | {"id": tensor(batch, "id") ^ self.mark}
+
+    def column(self, name: str) -> Column:
+        """The column's values; those of "id" are the new ids."""
+        column = self.rows.column(name)
+        return torch.as_tensor(column) ^ self.mark if name == "id" else column
+
+
+def _distinct(path: Path, rows: Rows, source: Source) -> Rows:
+    """The rows with ids of their own: a file of tomorrow may have the name and the places of one of today.
+
+    The ids that a table has itself are kept, since they say which rows are the same.
+    """
+    ids = source.rows.column("id")
+    own = path.is_file() and not torch.equal(torch.as_tensor(ids), row_ids(path.name, len(ids)))
+    return rows if own else Marked(rows, name_id(source.fingerprint))
 
 
 def _known_classes(config: Config, sources: dict[str, Source], outputs: int) -> tuple[str, ...]:
@@ -206,45 +346,38 @@ def _tests(
     config: Config, rows: dict[str, Rows], train: list[Rows | None], *, regression: bool, known: int
 ) -> tuple[list[Rows], bool]:
     """The test rows of the past and of each arrival, and whether they have to be held out of the training rows."""
+    if not config.test:
+        nothing = _nothing(train)
+        return [nothing if r is None else Subset(r, _held_out(r, config.holdout, test=True)) for r in train], True
     if len(config.test) == len(train):
         return [rows[path] for path in config.test], False
     if len(config.test) > 1:
         raise ValueError(
             f"{len(config.test)} sets of test data were given; expected one, or {len(train)}: one for old data and one "
-            f"for each of {len(config.data)} arrivals"
+            f"for each of the arrivals ({len(config.data)})"
         )
-    if config.test and not regression:
-        test = rows[config.test[0]]
-        labels = torch.as_tensor(test.column("y"))
-        first = _first_seen(train, known)
-        parts = [
-            torch.isin(labels, torch.tensor(sorted(c for c, k in first.items() if k == i))) for i in range(len(train))
-        ]
-        if all(part.any() for part in parts):
-            return [Subset(test, part.nonzero().flatten()) for part in parts], False
-        if not parts[0].all():
-            empty = [i for i, part in enumerate(parts) if not part.any()]
-            raise ValueError(
-                f"the test data {config.test[0]} has no rows for "
-                f"{'old data' if 0 in empty else f'arrival {empty[0]}'}; "
-                f"give one set for old data and one for each arrival, or leave --test out to hold rows out"
-            )
-        # The arrivals bring no new classes: what is tested on the past is tested on them, too.
+    test = rows[config.test[0]]
+    if regression:
         return [test for _ in train], False
-    if config.test:
-        return [rows[config.test[0]] for _ in train], False
-    nothing = _nothing(train)
-    return [nothing if r is None else Subset(r, _held_out(r, config.holdout, test=True)) for r in train], True
+    labels = torch.as_tensor(test.column("y"))
+    parts = [torch.isin(labels, torch.tensor(own)).nonzero().flatten() for own in _own_classes(train, known)]
+    for part, name in zip(parts, ("old data", *config.data), strict=True):
+        if not len(part):
+            raise ValueError(
+                f"the test data {config.test[0]} has no rows for the classes of {name}; give one set for old data and "
+                "one for each arrival, or leave --test out to hold rows out"
+            )
+    return [Subset(test, part) for part in parts], False
 
 
-def _first_seen(train: list[Rows | None], known: int) -> dict[int, int]:
-    """The experience in which each class came first."""
+def _own_classes(train: list[Rows | None], known: int) -> list[list[int]]:
+    """What the past and each arrival are tested on: the classes that came first with it, or else all that it has."""
     first = dict.fromkeys(range(known), 0)
-    for index, rows in enumerate(train):
-        if rows is not None:
-            for label in _labels(rows):
-                first.setdefault(label, index)
-    return first
+    own = [list(first)]
+    for index, rows in enumerate(train[1:], 1):
+        labels = () if rows is None else _labels(rows)
+        own.append([label for label in labels if first.setdefault(label, index) == index] or list(labels))
+    return own
 
 
 def _held_out(rows: Rows, share: float, *, test: bool) -> torch.Tensor:
@@ -255,7 +388,8 @@ def _held_out(rows: Rows, share: float, *, test: bool) -> torch.Tensor:
 
 
 def _labels(rows: Rows) -> tuple[int, ...]:
-    return tuple(torch.as_tensor(rows.column("y")).unique().tolist())
+    labels: Any = rows.column("y")  # an int64 tensor
+    return tuple(labels.unique().tolist())
 
 
 def _nothing(train: list[Rows | None]) -> Rows:
@@ -278,7 +412,8 @@ def everything(data: Data) -> Rows:
 _TAKES = {
     name.lower(): cls
     for name, cls in vars(torch.optim).items()
-    if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer and cls is not torch.optim.LBFGS
+    # LBFGS wants to be given the loss again and again, and SparseAdam gradients that are sparse.
+    if isinstance(cls, type) and issubclass(cls, Optimizer) and name not in ("Optimizer", "LBFGS", "SparseAdam")
 }
 
 
@@ -286,21 +421,34 @@ def make_optimizer(text: str) -> Callable[[list[nn.Parameter]], Optimizer]:
     """The factory that `sgd:lr=0.001,momentum=0.9` describes; its settings are tried at once."""
     spec = parse(text)
     cls = _TAKES[one_of("optimizer", spec.name, _TAKES)]
-    probe = cls([nn.Parameter(torch.zeros(1))], lr=spec.settings.get("lr", 0.1))
-    known = [name for name in probe.defaults if name != "params"]
-    call(spec.name, partial(cls, [nn.Parameter(torch.zeros(1))]), spec.settings, known)
-    return partial(cls, **spec.settings)
+    weight = nn.Parameter(torch.zeros(1, 1))
+    make: Callable[..., Optimizer] = cls
+    known = [name for name in make([weight], lr=0.1).defaults if name != "params"]
+    call(spec.name, partial(make, [weight]), spec.settings, known)
+    return partial(make, **spec.settings)
 
 
 def make_scheduler(text: str) -> Callable[[Optimizer, int], LRScheduler] | None:
-    """The factory that `cosine` or `step:step_size=100,gamma=0.5` describes, over the steps of an experience."""
+    """The factory that `cosine` or `step:step_size=100,gamma=0.5` describes, over the steps of an experience.
+
+    Its settings are tried at once.
+    """
     if not text:
         return None
     spec = parse(text)
-    one_of("schedule", spec.name, _SCHEDULES)
-    cls, known, over = _SCHEDULES[spec.name]
-    call(spec.name, dict, spec.settings, known)
-    return lambda optimizer, steps: cls(optimizer, **({over: max(1, steps)} if over else {}) | dict(spec.settings))
+    cls, known, over = _SCHEDULES[one_of("schedule", spec.name, _SCHEDULES)]
+
+    def make(optimizer: Optimizer, steps: int, **settings: Any) -> LRScheduler:
+        return cls(optimizer, **({over: max(1, steps)} if over else {}) | settings)
+
+    def tried(**settings: Any) -> None:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+        scheduler = make(optimizer, 3, **settings)
+        optimizer.step()
+        scheduler.step()
+
+    call(spec.name, tried, spec.settings, known)
+    return partial(make, **spec.settings)
 
 
 _lr = torch.optim.lr_scheduler
@@ -320,6 +468,8 @@ def make_view(config: Config, rows: Rows) -> View | None:
         raise ValueError(f"--augment is for images, but the rows of {config.data[0]} are none")
     if not image and config.normalize == "unit" and isinstance(x, torch.Tensor) and x.dtype != torch.uint8:
         return None
+    if isinstance(x, torch.Tensor) and x.dtype != torch.uint8 and not x.is_floating_point():
+        raise ValueError(f"--normalize is for pixels and measurements, but {config.data[0]} holds {x.dtype}")
     return view(normalize=_normalization(config.normalize), augment=list(config.augment))
 
 
@@ -331,6 +481,19 @@ def _normalization(text: str) -> Any:
         return tuple(map(float, mean.split(","))), tuple(map(float, std.split(",")))
     except ValueError as error:
         raise ValueError(f"cannot read --normalize {text!r}; expected a name, or mean,...:std,...") from error
+
+
+def use_machine(config: Config) -> None:
+    """Sets the threads of torch; raises a ValueError unless the device can be computed on."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        torch.zeros(1, device=config.device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the device {config.device!r} cannot be used ({reason}); expected cpu, cuda, cuda:1, mps, ..."
+        ) from error
 
 
 def outputs_of(model: nn.Module, config: Config) -> int:

@@ -11,16 +11,18 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 import everlearn
 from everlearn import border, checkpoint
-from everlearn.data import Columns, Concat
+from everlearn.batch import Rows
+from everlearn.data import Columns, Concat, Subset
 from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain, Method
@@ -31,7 +33,6 @@ from everlearn.models.loading import Report as LoadReport
 from everlearn.objective import classify, regress
 from everlearn.randomness import mix, seed_globals
 from everlearn.spec import parse_chain
-from everlearn.streams import Experience
 from everlearn.workspace.config import Config, make, settled
 from everlearn.workspace.parts import (
     Data,
@@ -40,7 +41,9 @@ from everlearn.workspace.parts import (
     make_optimizer,
     make_scheduler,
     make_view,
+    model_file,
     outputs_of,
+    use_machine,
 )
 
 WEIGHTS = (".pth", ".pt", ".safetensors")
@@ -65,8 +68,8 @@ class Moment:
 class Run:
     """A run in its folder. Made by `begin` or `resume`; `steps` does the work, `report` tells what came out."""
 
-    def __init__(self, config: Config, data: Data, loaded: LoadReport) -> None:
-        self.config, self.data, self.loaded = config, data, loaded
+    def __init__(self, config: Config, data: Data, loaded: LoadReport, kept: dict[str, Any] | None = None) -> None:
+        self.config, self.data, self.loaded, self.kept = config, data, loaded, kept
         self.folder = folder_of(config.out)
         self.scores: dict[str, Scores] = {}
         self._learner: Learner | None = None
@@ -75,29 +78,28 @@ class Run:
     @property
     def contenders(self) -> dict[str, str]:
         """The methods that are trained, by the names they have in tables; the last one is the one that is kept."""
-        plain = {PLAIN: "naive"} if self.config.compare and self.config.method != "naive" else {}
-        return plain | {"+".join(spec.name for spec in parse_chain(self.config.method)): self.config.method}
+        name = "+".join(spec.name for spec in parse_chain(self.config.method))
+        plain = {PLAIN: "naive"} if self.config.compare and name != "naive" else {}
+        return plain | {name: self.config.method}
 
     @property
-    def stem(self) -> str:
-        """What the files of weights are called."""
-        return Path(self.config.out).stem if self.writes_weights else "model"
-
-    @property
-    def writes_weights(self) -> bool:
-        """Whether `--out` names a file of weights, beside the run's folder."""
-        return Path(self.config.out).suffix in WEIGHTS
+    def weights(self) -> tuple[Path, ...]:
+        """The files of weights that it makes; the first is the one that was asked for."""
+        return weights_of(self.config.out)
 
     @property
     def done(self) -> bool:
         """Whether all is learned and written."""
-        return (self.folder / "report.json").is_file()
+        return done(self.folder)
 
-    def steps(self) -> Iterator[Moment]:
-        """Goes on from the last checkpoint to the end; each yield is a moment at which `save` may be called."""
+    def steps(self, say: Callable[[str], None] = print) -> Iterator[Moment]:
+        """Goes on from the last checkpoint to the end; each yield is a moment at which `save` may be called.
+
+        `say` is told of checkpoints that are damaged.
+        """
         with _locked(self.folder):
             for name, method in self.contenders.items():
-                yield from self._contend(name, method)
+                yield from self._contend(name, method, say)
             self._finish()
 
     def save(self) -> None:
@@ -110,7 +112,7 @@ class Run:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _contend(self, name: str, method: str) -> Iterator[Moment]:
+    def _contend(self, name: str, method: str, say: Callable[[str], None]) -> Iterator[Moment]:
         """One method learns all arrivals."""
         config = self.config
         learner, scores = self._new(method), Scores(kind=self._kind, names=self.data.names)
@@ -128,7 +130,7 @@ class Run:
             keeper.save(state, learner.number * 1000 + learner.experience)
 
         self._save = save
-        saved = keeper.load()
+        saved = keeper.load(say)
         if saved is not None:
             learner.load_state_dict(saved["learner"])
             scores.load_state_dict(saved["scores"])
@@ -161,14 +163,14 @@ class Run:
             spent, since = 0.0, time.monotonic()
             save()
 
-    def _new(self, method: str) -> Learner:
+    def _new(self, method: str, *, folder: Path | None = None, compile: bool | None = None) -> Learner:  # noqa: A002
         config = self.config
         model, _ = load_model(config)
         grow = config.task == "classification" and len(self.data.classes) > self.data.known
-        folder = str(self.folder / "memory" / _file_name(method)) if config.memory_on_disk else None
+        place = str((folder or self.folder) / "memory" / _file_name(method)) if config.memory_on_disk else None
         return Learner(
             model,
-            self._method(method, grow=grow, folder=folder),
+            self._method(method, grow=grow, folder=place),
             classify if config.task == "classification" else regress,
             optimizer=make_optimizer(config.optimizer),
             scheduler=make_scheduler(config.scheduler),
@@ -180,16 +182,16 @@ class Run:
             precision=config.precision,  # type: ignore[arg-type]  # checked by the learner
             accumulate=config.accumulate,
             clip=config.clip or None,
-            compile=config.compile,
+            compile=config.compile if compile is None else compile,
             drop_last=config.drop_last,
             workers=config.workers,
         )
 
-    def _method(self, method: str, *, grow: bool, folder: str | None) -> Method:
+    def _method(self, method: str, *, grow: bool, folder: str | None, seed: int | None = None) -> Method:
         kind = "balanced" if self.config.task == "classification" else "reservoir"
         return build(
             method,
-            seed=self.config.seed,
+            seed=self.config.seed if seed is None else seed,
             grow=grow,
             memory=kind,
             folder=folder,
@@ -198,28 +200,54 @@ class Run:
 
     def _inherit(self, learner: Learner, method: str) -> None:
         """Gives the method what is left of the past: an earlier run's memory, old data, the model as it is."""
-        past = self.data.past
         if method == "naive":
             learner.experience = 1
             return
+        kept, on_disk = self.kept, self.config.memory_on_disk
+        if kept and (kept["method"], kept["seed"]) == (method, self.config.seed) and not (kept["folder"] or on_disk):
+            _inner(learner.method).load_state_dict(kept["state"])
+            learner.experience = 1
+            return
+        learner.remember(replace(self.data.past, train=self._remembered()))
+
+    def _remembered(self) -> Rows:
+        """The rows of the past that there are: those that an earlier run kept, and old data."""
+        past = self.data.past
         parts = [past.train] if len(past.train) else []
-        if self.config.memory:
-            kept = checkpoint.load(self.config.memory)
-            known = self.data.classes[: self.data.known]
-            if tuple(kept["classes"]) != known and self.config.task == "classification":
-                raise ValueError(
-                    f"the memory {self.config.memory} is of a model for {', '.join(kept['classes'])}, but this "
-                    f"one answers for {', '.join(known)}"
-                )
-            if kept["method"] == method and not kept["folder"] and not self.config.memory_on_disk:
-                _inner(learner.method).load_state_dict(kept["state"])
-                learner.experience = 1
-                return
-            before = self._method(kept["method"], grow=False, folder=kept["folder"] or None)
-            before.load_state_dict(kept["state"])
+        if self.kept:
+            folder = self.kept["folder"] or None
+            before = self._method(self.kept["method"], grow=False, folder=folder, seed=self.kept["seed"])
+            before.load_state_dict(self.kept["state"])
             parts += [Columns(_plain(each.rows())) for each in memories(before) if len(each)]
-        train = parts[0] if len(parts) == 1 else Concat(parts) if parts else past.train
-        learner.remember(Experience(0, train, past.test, past.classes))
+        return Concat(parts) if parts else past.train
+
+    def rehearse(self, method: str, folder: Path) -> None:
+        """Tries with two rows of each set, and with files in `folder`, all that can be tried without learning.
+
+        Raises a ValueError for whatever does not fit.
+        """
+        config, data = self.config, self.data
+        learner = self._new(method, folder=folder, compile=False)
+        objective = learner._seen(None)  # noqa: SLF001 (what the model is asked, as it sees rows)
+        for experience in (data.past, *data.arrivals):
+            for rows in (experience.train, experience.test):
+                if len(rows):
+                    border.fits(learner.model, rows, objective, learner.device, labels=False)
+                    learner.evaluate(_few(rows), kind=self._kind)
+        for experience in data.arrivals:
+            sizes = (len(experience.train), config.batch_size, config.accumulate)
+            border.trainable_batches(learner.model, *sizes, drop_last=config.drop_last)
+        remembered, first = self._remembered(), data.arrivals[0]
+        if len(remembered):
+            learner.remember(replace(data.past, train=_few(remembered)))
+        elif any(spec.name == "ewc" for spec in parse_chain(method)):
+            raise ValueError(
+                "ewc measures on past data what the model depends on, and there is none; give --old, or the --memory "
+                "of an earlier run that kept rows"
+            )
+        learner.batch_size, learner.accumulate = min(2, config.batch_size), 1
+        for _ in learner.steps(replace(first, train=_few(first.train))):
+            learner.stop()
 
     def _measure(self, learner: Learner, scores: Scores, *, after: int, final: bool) -> None:
         for on, experience in enumerate((self.data.past, *self.data.arrivals)):
@@ -237,21 +265,20 @@ class Run:
         learner = self._learner
         assert learner is not None  # noqa: S101 (there is always a contender)
         classes = self.data.classes if self._kind == "accuracy" else None
-        save_weights(learner.model, self.folder / f"{self.stem}.safetensors", classes=classes)
-        save_weights(learner.model, self.folder / f"{self.stem}.pth")
+        for path in self.weights:
+            save_weights(learner.model, path, classes=classes if path.suffix == ".safetensors" else None)
         folder = self.folder / "memory" / _file_name(self.config.method) if self.config.memory_on_disk else ""
         checkpoint.save(
             {
                 "method": self.config.method,
+                "seed": self.config.seed,
+                "task": self.config.task,
                 "state": _inner(learner.method).state_dict(),
                 "classes": list(self.data.classes),
                 "folder": str(folder),
             },
             self.folder / "memory.checkpoint",
         )
-        if self.writes_weights:
-            named = classes if Path(self.config.out).suffix == ".safetensors" else None
-            save_weights(learner.model, self.config.out, classes=named)
         self.report().write(self.folder)
 
     def _facts(self) -> dict[str, object]:
@@ -276,9 +303,13 @@ def begin(config: Config) -> Run:
         raise ValueError(
             f"there is a run in {folder} already; go on with it (everlearn resume {folder}), or choose another --out"
         )
+    names = ("memory.checkpoint", "report.html", "report.json", "checkpoints", "memory")
+    for path in (*weights_of(config.out), *(folder / name for name in names)):
+        if path.exists():
+            raise ValueError(f"{path} is there already, and nothing is overwritten; choose another --out, or remove it")
     run = _prepare(config)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"config": config.to_json(), "inputs": _inputs(run), "environment": environment()}
+    record = {"config": config.to_json(), "inputs": _inputs(run, config.to_json()), "environment": environment()}
     checkpoint.write(folder / "config.json", json.dumps(record, indent=2).encode())
     return run
 
@@ -289,66 +320,77 @@ def resume(out: str | Path, say: Callable[[str], None]) -> Run:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"there is no run in {folder}; expected the folder that everlearn learn --out made")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    config = make(record["config"], str(path))
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        settings, inputs, then = record["config"], record["inputs"], record["environment"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged, or not what everlearn learn wrote ({error}); begin a new run") from error
+    config = make(settings, str(path))
     if folder_of(config.out).resolve() != folder.resolve():
         raise ValueError(f"the run in {folder} was made in {folder_of(config.out)}; move it back, or begin a new one")
     run = _prepare(config)
-    now = _inputs(run)
-    changed = [name for name, value in record["inputs"].items() if now.get(name) != value]
-    if changed:
+    now = _inputs(run, settings)
+    if changed := [name for name in inputs if now.get(name) != inputs[name]]:
         raise ValueError(
             f"these are not what they were when the run began: {', '.join(changed)}. Going on would mix two runs; "
             "bring them back, or begin a new run"
         )
     for name, value in environment().items():
-        if record["environment"].get(name) != value:
-            say(f"{name} was {record['environment'].get(name)} and is {value}: the result may differ in its last bits")
+        if then.get(name) != value:
+            say(f"{name} was {then.get(name)} and is {value}: the result may differ in its last bits")
     return run
+
+
+def done(out: str | Path) -> bool:
+    """Whether the run in a folder is done: the page of its report is what it writes last."""
+    return (folder_of(out) / "report.html").is_file()
 
 
 def _prepare(config: Config) -> Run:
     """Loads model and data and tries everything that can be tried without learning."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    if config.task not in ("classification", "regression"):
-        raise ValueError(f"task must be classification or regression, but is {config.task!r}")
+    use_machine(config)
     model, loaded = load_model(config)
     data = load_data(config, outputs_of(model, config))
-    run = Run(config, data, loaded)
-    needs_rows = any(spec.name == "ewc" for spec in parse_chain(config.method))
-    if needs_rows and not config.old and not config.memory:
-        raise ValueError(
-            "ewc measures on past data what the model depends on; give it: --old (or --memory of an earlier run)"
-        )
-    for method in run.contenders.values():
-        learner = run._new(method)  # noqa: SLF001 (its own module)
-        for experience in data.arrivals:
-            border.trainable_batches(
-                learner.model,
-                len(experience.train),
-                config.batch_size,
-                config.accumulate,
-                drop_last=config.drop_last,
-            )
-        border.fits(learner.model, data.arrivals[0].train, learner._seen(None), learner.device, labels=False)  # noqa: SLF001
+    run = Run(config, data, loaded, _memory(config, data) if config.memory else None)
+    with TemporaryDirectory() as folder:
+        for method in run.contenders.values():
+            run.rehearse(method, Path(folder))
     return run
 
 
-def _inputs(run: Run) -> dict[str, str]:
+def _memory(config: Config, data: Data) -> dict[str, Any]:
+    """What an earlier run remembered, if this one can go on with it."""
+    path = Path(config.memory)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; --memory takes the memory.checkpoint of an earlier run")
+    kept = checkpoint.load(path)
+    if not {"method", "seed", "task", "state", "classes", "folder"} <= kept.keys():
+        raise ValueError(f"{path} is a checkpoint of something else; --memory takes the memory.checkpoint of a run")
+    if kept["task"] != config.task:
+        raise ValueError(f"the memory {path} is of {kept['task']}, but this is {config.task}")
+    known = data.classes[: data.known]
+    if tuple(kept["classes"]) != known:
+        raise ValueError(
+            f"the memory {path} is of a model for {', '.join(kept['classes'])}, but this one answers for "
+            f"{', '.join(known)}; give the weights that the same run made"
+        )
+    return kept
+
+
+def _inputs(run: Run, settings: dict[str, Any]) -> dict[str, str]:
     """Hashes of what the result depends on."""
     config = run.config
-    files = {
-        "weights": config.weights,
-        "memory": config.memory,
-        "model": config.model.partition(".py:")[0] + ".py",
-    }
-    hashes = {
-        f"{name} {path}": sha256(Path(path).read_bytes()).hexdigest()[:16]
-        for name, path in files.items()
-        if path and Path(path).is_file()
-    }
+    files = {"weights": Path(config.weights), "model": model_file(config.model)}
+    if config.memory:
+        files["memory"] = Path(config.memory)
+    hashes = {f"{name} {path}": _hash(path.read_bytes()) for name, path in files.items() if path is not None}
+    about = {"the settings": settings, "the classes": run.data.classes}
+    hashes |= {name: _hash(json.dumps(value, sort_keys=True).encode()) for name, value in about.items()}
     return hashes | {f"data {path}": value for path, value in run.data.fingerprints.items()}
+
+
+def _hash(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]
 
 
 def environment() -> dict[str, str]:
@@ -366,6 +408,19 @@ def folder_of(out: str | Path) -> Path:
     """The folder of a run: `--out` itself, or without its suffix if it names a file of weights."""
     path = Path(out)
     return path.with_suffix("") if path.suffix in WEIGHTS else path
+
+
+def weights_of(out: str | Path) -> tuple[Path, ...]:
+    """The files of weights that a run makes: `--out` if it names one, and in the folder one of either format."""
+    path = Path(out)
+    if path.suffix not in WEIGHTS:
+        return path / "model.pth", path / "model.safetensors"
+    inside = folder_of(path) / path.stem
+    return path, inside.with_name(f"{path.stem}.pth"), inside.with_name(f"{path.stem}.safetensors")
+
+
+def _few(rows: Rows) -> Rows:
+    return Subset(rows, torch.arange(min(2, len(rows))))
 
 
 def _file_name(name: str) -> str:

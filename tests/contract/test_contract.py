@@ -3,16 +3,16 @@
 import copy
 import gc
 import tracemalloc
-from functools import partial
 
 import pytest
 import torch
 import zoo
+
 from everlearn import checkpoint
 from everlearn.batch import join, take
+from everlearn.memory import Memory
 from everlearn.method import Chain, Method
 from everlearn.methods import DER, EWC, SI, DERpp, LwF, Naive, Replay
-from everlearn.memory import Memory
 from everlearn.models import snapshot
 
 KINDS = [

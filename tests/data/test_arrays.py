@@ -65,9 +65,7 @@ def test_pixels_are_channels_first(tmp_path, shape, made):
 
 
 def test_names_of_classes_are_taken_from_the_archive(tmp_path):
-    path = save(
-        tmp_path / "a.npz", x=pixels(3, 2), y=np.array([1, 0, 1]), class_names=np.array(["dog", "cat"])
-    )
+    path = save(tmp_path / "a.npz", x=pixels(3, 2), y=np.array([1, 0, 1]), class_names=np.array(["dog", "cat"]))
     source = load(path)
     assert source.names == ("cat", "dog")
     assert source.rows.column("y").tolist() == [0, 1, 0]
@@ -134,9 +132,7 @@ def test_a_changed_byte_in_an_archive_is_noticed(tmp_path):
         load(path)
 
 
-@pytest.mark.skipif(
-    "EVERLEARN_DATA" not in os.environ, reason="EVERLEARN_DATA does not name a folder of real data"
-)
+@pytest.mark.skipif("EVERLEARN_DATA" not in os.environ, reason="EVERLEARN_DATA does not name a folder of real data")
 def test_mnist_is_sixty_thousand_grey_images_of_ten_classes():
     source = load(os.environ["EVERLEARN_DATA"] + "/mnist/mnist.npz", split="train")
     assert source.rows.column("x").shape == (60_000, 1, 28, 28)

@@ -23,9 +23,7 @@ def pictures(count=3, size=(6, 8)):
 
 
 def imaged(count=3, size=(6, 8)):
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat", "eel"])}
-    )
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat", "eel"])})
     labels = [place % 2 for place in range(count)]
     return datasets.Dataset.from_dict({"image": pictures(count, size), "label": labels}, features=features)
 
@@ -48,9 +46,7 @@ def test_a_data_set_at_hand_is_rows_whose_label_is_y_and_image_x():
 
 
 def test_tokens_become_tensors_and_texts_lists_under_their_own_names():
-    dataset = datasets.Dataset.from_dict(
-        {"input_ids": [[1, 2], [3, 4]], "labels": [1, 0], "text": ["a", "b"]}
-    )
+    dataset = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3, 4]], "labels": [1, 0], "text": ["a", "b"]})
     batch = as_rows(dataset).take(torch.tensor([1, 0]))
     assert batch["input_ids"].tolist() == [[3, 4], [1, 2]]
     assert batch["labels"].tolist() == [0, 1]

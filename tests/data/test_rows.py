@@ -47,9 +47,7 @@ def views():
         "concat": Concat([table(2), table(3, 10), table(1, 20)]),
         "relabelled": Relabelled(parent, torch.tensor([7, 8, 9])),
         "with": With(parent, task=3),
-        "all": With(
-            Relabelled(Subset(Concat([parent, table(4, 30)]), torch.tensor([9, 1, 6])), [4, 5, 6]), domain=1
-        ),
+        "all": With(Relabelled(Subset(Concat([parent, table(4, 30)]), torch.tensor([9, 1, 6])), [4, 5, 6]), domain=1),
     }
 
 
@@ -234,9 +232,7 @@ def test_a_label_without_a_new_one_is_an_error_that_names_it(label):
 
 
 def test_constants_have_the_type_of_their_value():
-    batch = With(table(2), task=1, weight=0.5, domain="books", prior=torch.tensor([0.1, 0.9])).take(
-        torch.arange(2)
-    )
+    batch = With(table(2), task=1, weight=0.5, domain="books", prior=torch.tensor([0.1, 0.9])).take(torch.arange(2))
     assert batch["task"].dtype == torch.int64
     assert batch["weight"].dtype == torch.float32
     assert batch["domain"] == ["books", "books"]

@@ -128,8 +128,7 @@ def test_classes_have_names_in_natural_order(tmp_path, labels, names, name):
     assert (
         [float(source.names[code]) for code in source.rows.column("y").tolist()] == labels
         if isinstance(labels[0], float)
-        else [source.names[code] for code in source.rows.column("y").tolist()]
-        == [str(label) for label in labels]
+        else [source.names[code] for code in source.rows.column("y").tolist()] == [str(label) for label in labels]
     )
 
 
@@ -165,9 +164,7 @@ def test_a_number_that_is_missing_or_not_finite_is_named_by_row_and_column(tmp_p
         load(path, target="bad", features=["good"], task="regression")
 
 
-@pytest.mark.parametrize(
-    "line", ['{"a": NaN, "y": 0}', '{"a": null, "y": 0}', '{"y": 0}', '{"a": 1e999, "y": 0}']
-)
+@pytest.mark.parametrize("line", ['{"a": NaN, "y": 0}', '{"a": null, "y": 0}', '{"y": 0}', '{"a": 1e999, "y": 0}'])
 def test_json_without_a_finite_number_is_named_too(tmp_path, line):
     path = text(tmp_path / "t.jsonl", f'{{"a": 1, "y": 0}}\n{line}\n')
     with pytest.raises(ValueError, match="'a' must hold finite float32 numbers, but row 2"):
@@ -266,9 +263,7 @@ def test_keys_that_were_not_asked_for_may_come_later(tmp_path):
     assert len(load(path, features=["a"]).rows) == 2
 
 
-@pytest.mark.skipif(
-    "EVERLEARN_DATA" not in os.environ, reason="EVERLEARN_DATA does not name a folder of real data"
-)
+@pytest.mark.skipif("EVERLEARN_DATA" not in os.environ, reason="EVERLEARN_DATA does not name a folder of real data")
 @pytest.mark.parametrize(
     ("name", "options", "rows", "features", "classes"),
     [

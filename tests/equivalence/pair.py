@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 import zoo
+from torch import distributed, nn
+
 from everlearn import checkpoint
 from everlearn.data import Columns
 from everlearn.learner import Learner
 from everlearn.methods import Naive
 from everlearn.models import snapshot
 from everlearn.streams import Experience
-from torch import distributed, nn
 
 KINDS = {
     "mlp": {"model": "mlp", "growing": True},
@@ -69,6 +70,16 @@ def strangers(rank):
     return snapshot(model)
 
 
+def old_head():
+    """The head of the first task, before and after the second."""
+    subject = zoo.learner("naive", tasks=True)
+    first, second = stream("tasks")[:2]
+    subject.learn(first)
+    before = snapshot(subject.model.heads[0])
+    subject.learn(second)
+    return {"before": before, "after": snapshot(subject.model.heads[0])}
+
+
 def everything(rank):
     yield from ((f"{method} {kind}", ends(method, kind)["model"]) for kind in KINDS for method in zoo.METHODS)
     for method, kind in RESUMED:
@@ -78,6 +89,7 @@ def everything(rank):
         yield f"split {size} {pieces}", split(size, pieces)
     yield "split 1 row", split(16, 1, rows=33)
     yield "strangers", strangers(rank)
+    yield "old head", old_head()
 
 
 def main(rank, folder):

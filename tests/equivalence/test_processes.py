@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+
 from everlearn import checkpoint
 
 SCRIPT = Path(__file__).with_name("pair.py")
@@ -67,6 +68,10 @@ def test_a_batch_of_one_row_is_learned_though_one_process_has_no_share_of_it(end
 
 def test_all_processes_start_from_the_weights_of_the_first(ends):
     assert checkpoint.same(*(end["strangers"] for end in ends))
+
+
+def test_a_head_that_no_process_uses_is_not_moved_even_by_momentum(ends):
+    assert checkpoint.same(ends[0]["old head"]["before"], ends[0]["old head"]["after"])
 
 
 @pytest.mark.parametrize(("method", "kind"), pair.RESUMED)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import Dataset
+
 from everlearn import checkpoint
 from everlearn.data import Columns, Items, view
 from everlearn.learner import Learner
 from everlearn.models import snapshot
 from everlearn.streams import Experience
-from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import Dataset
 
 
 def learner(method="er", **options):
@@ -171,6 +172,7 @@ def test_a_step_that_overflows_in_fp16_leaves_no_trace():
     assert all(value.isfinite().all() for value in subject.method.importance.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch calls it
 def test_resume_is_exact_with_torch_compile_and_the_weights_are_those_without(tmp_path):

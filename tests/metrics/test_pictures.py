@@ -34,9 +34,7 @@ def test_more_is_further_from_the_page_also_in_grey(dark):
 
 
 def test_every_level_and_age_has_a_colour():
-    assert {charts.value_class(step / 1000) for step in range(1001)} == {
-        f"s{i}" for i in range(colours.LEVELS)
-    }
+    assert {charts.value_class(step / 1000) for step in range(1001)} == {f"s{i}" for i in range(colours.LEVELS)}
     assert charts.value_class(1.5) == f"s{colours.LEVELS - 1}"
     assert len({charts.age_colour(i, 20) for i in range(20)}) == 20
     assert len({charts.age_colour(i, 3) for i in range(3)}) == 3

@@ -203,9 +203,7 @@ def test_an_entry_that_a_reading_does_not_need_may_be_missing():
         forgetting(R)
 
 
-@pytest.mark.parametrize(
-    "reading", [forgetting, backward_transfer, backward_transfer_mean, forward_transfer_mean]
-)
+@pytest.mark.parametrize("reading", [forgetting, backward_transfer, backward_transfer_mean, forward_transfer_mean])
 def test_a_difference_in_time_needs_two_experiences(reading):
     with pytest.raises(NotMeasuredError, match="two experiences"):
         reading([[0.9]])

@@ -133,9 +133,7 @@ def test_many_classes_are_folded_and_none_is_left_out():
 
 def test_classes_stand_in_the_order_of_what_they_lost():
     report = Report("A title", {"a": run(5, 4)})
-    changes = [
-        entry["after"] - entry["before"] for entry in report.to_json()["runs"]["a"]["classes"].values()
-    ]
+    changes = [entry["after"] - entry["before"] for entry in report.to_json()["runs"]["a"]["classes"].values()]
     assert len(changes) == 16
     assert changes == sorted(changes)
 
@@ -190,9 +188,7 @@ def test_of_errors_the_smallest_is_the_best_and_its_rise_is_forgetting():
     low = Scores.of([[0.1, math.nan], [0.15, 0.2]], 10, kind="error")
     high = Scores.of([[0.1, math.nan], [0.9, 0.2]], 10, kind="error")
     report = Report("Load", {"high": high, "low": low})
-    assert report.to_json()["summary"].startswith(
-        "Of 2 methods, low ends best, with an average error of 0.175"
-    )
+    assert report.to_json()["summary"].startswith("Of 2 methods, low ends best, with an average error of 0.175")
     assert report.to_json()["runs"]["high"]["average_error"] == pytest.approx(0.55)
     assert report.to_json()["runs"]["high"]["forgetting"] == pytest.approx(0.8)
     assert "%" not in Page(report.to_html()).text.replace("100 %", "")

@@ -250,9 +250,7 @@ def test_new_rows_begin_with_the_state_of_a_parameter_never_stepped(make):
         assert (optimizer.state[model[2].weight]["step_size"][3:] == 0.01).all()
 
 
-@pytest.mark.parametrize(
-    "make", [optim.Adafactor, lambda weights: optim.Muon([w for w in weights if w.dim() == 2])]
-)
+@pytest.mark.parametrize("make", [optim.Adafactor, lambda weights: optim.Muon([w for w in weights if w.dim() == 2])])
 def test_optimizers_whose_steps_mix_rows_go_on_too(make):
     model = net(1)
     optimizer = make(model.parameters())
@@ -329,9 +327,7 @@ def test_an_optimizer_that_followed_saves_and_loads():
     other_model = net(5)
     other = optim.AdamW(other_model.parameters())
     other.load_state_dict(optimizer.state_dict())
-    assert torch.equal(
-        other.state[other_model[2].weight]["exp_avg"], optimizer.state[model[2].weight]["exp_avg"]
-    )
+    assert torch.equal(other.state[other_model[2].weight]["exp_avg"], optimizer.state[model[2].weight]["exp_avg"])
 
 
 def test_a_scheduler_goes_on_after_growing():

@@ -254,9 +254,7 @@ def rewritten(path, change, **settings):
 
 
 def test_a_file_that_asks_for_a_gigabyte_of_zeros_is_refused_before_it_gets_it(saved):
-    asks = (
-        b"\x80\x02}X\x01\x00\x00\x00ac__builtin__\nbytearray\n" + b"\x8a\x05" + (10**10).to_bytes(5, "little")
-    )
+    asks = b"\x80\x02}X\x01\x00\x00\x00ac__builtin__\nbytearray\n" + b"\x8a\x05" + (10**10).to_bytes(5, "little")
     path = rewritten(saved({"a": torch.ones(1)}), lambda _content: asks + b"\x85Rs.")
     with pytest.raises(LoadError, match="byte arrays"):
         read_weights(path)
@@ -273,9 +271,7 @@ def test_an_archive_that_inflates_is_refused_whether_it_grows_much_or_not(saved,
 def test_an_archive_whose_entries_overlap_is_refused(saved):
     path = saved({"a": torch.zeros(1000)})
     content = bytearray(path.read_bytes())
-    at = content.rindex(
-        b"PK\x01\x02"
-    )  # the last entry of the directory: claim as much as the tensor has, often
+    at = content.rindex(b"PK\x01\x02")  # the last entry of the directory: claim as much as the tensor has, often
     content[at + 20 : at + 28] = struct.pack("<II", 10**6, 10**6)
     path.write_bytes(content)
     with pytest.raises(LoadError, match=r"unpacks to more|damaged"):
@@ -304,9 +300,7 @@ def test_a_mapping_that_holds_itself_and_nested_lists_end(saved):
 
 
 def test_too_many_tensors_are_refused_before_they_are_read(tmp_path):
-    header = json.dumps(
-        {str(name): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in range(100_001)}
-    )
+    header = json.dumps({str(name): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in range(100_001)})
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode())
     with pytest.raises(LoadError, match="holds 100001 tensors"):
         read_weights(tmp_path / "w.safetensors")
@@ -391,9 +385,7 @@ def test_prefixes_of_wrappers_are_stripped_in_any_order_and_repeated(prefix):
 
 def test_a_prefix_on_a_part_of_the_names_is_stripped_there():
     source, model = Small(seed=1), Small(seed=2)
-    state = {
-        name if "head" in name else f"backbone.{name}": value for name, value in source.state_dict().items()
-    }
+    state = {name if "head" in name else f"backbone.{name}": value for name, value in source.state_dict().items()}
     assert load_weights(model, state).coverage == 1.0
     assert same(model, source.state_dict())
 
@@ -755,9 +747,7 @@ def test_class_names_that_are_none_are_refused(tmp_path, text):
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 def test_tied_and_channels_last_weights_are_saved_under_each_name(tmp_path, name):
-    model = nn.ModuleDict({"a": nn.Conv2d(2, 3, 3), "b": nn.Conv2d(2, 3, 3)}).to(
-        memory_format=torch.channels_last
-    )
+    model = nn.ModuleDict({"a": nn.Conv2d(2, 3, 3), "b": nn.Conv2d(2, 3, 3)}).to(memory_format=torch.channels_last)
     model["b"].weight = model["a"].weight
     save_weights(model, tmp_path / name)
     assert same(model, read_weights(tmp_path / name))
@@ -799,9 +789,7 @@ class Block(nn.Module):
 
     def forward(self, x):
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(
-            out + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
-        )
+        return F.relu(out + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more)))
 
 
 class ResNet20(nn.Module):

@@ -70,9 +70,7 @@ def test_each_row_is_answered_by_the_head_of_its_own_task():
 
 def test_a_batch_of_one_task_and_an_empty_batch_are_answered_too():
     model = multi()
-    assert torch.equal(
-        model(torch.ones(3, 4), torch.full((3,), 2)), model.heads[2](model.backbone(torch.ones(3, 4)))
-    )
+    assert torch.equal(model(torch.ones(3, 4), torch.full((3,), 2)), model.heads[2](model.backbone(torch.ones(3, 4))))
     assert model(torch.ones(0, 4), torch.zeros(0, dtype=torch.int64)).shape == (0, 2)
 
 

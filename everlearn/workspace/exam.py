@@ -1,0 +1,39 @@
+"""How well a model does on data: no run, and nothing is written."""
+
+from dataclasses import dataclass
+
+from everlearn import border
+from everlearn.learner import Learner
+from everlearn.metrics.evaluate import Result
+from everlearn.models.loading import Report
+from everlearn.objective import classify, regress
+from everlearn.workspace.config import Config
+from everlearn.workspace.parts import load_model, load_questions, make_optimizer, make_view, outputs_of, use_machine
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What came out of an examination."""
+
+    loaded: Report
+    """Of the weights."""
+    result: Result
+    unknown: tuple[str, ...]
+    """The classes of the data that the model does not answer for: each of their rows counts as a wrong answer."""
+
+
+def examine(config: Config) -> Exam:
+    """The model of `config` is asked about all rows of its data."""
+    use_machine(config)
+    model, loaded = load_model(config)
+    rows, classes, known = load_questions(config, outputs_of(model, config))
+    learner = Learner(
+        model,
+        objective=classify if config.task == "classification" else regress,
+        optimizer=make_optimizer(config.optimizer),  # it is never stepped
+        view=make_view(config, rows),
+        device=config.device,
+    )
+    border.fits(model, rows, learner._seen(None), learner.device, labels=False)  # noqa: SLF001 (as the model sees rows)
+    about = {"names": classes} if config.task == "classification" else {"kind": "error"}
+    return Exam(loaded, learner.evaluate(rows, batch_size=config.batch_size, **about), classes[known:])

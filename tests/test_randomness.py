@@ -1,0 +1,89 @@
+"""Randomness has owners: seeds are functions of places, and global generators are as they were afterwards."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from everlearn import checkpoint
+from everlearn.randomness import global_state, mix, restore_global_state, seeded, unmoved
+
+CPU = torch.device("cpu")
+
+
+def draw():
+    return (torch.rand(3).tolist(), np.random.rand(3).tolist(), np.random.randn(), random.random())  # noqa: NPY002
+
+
+def test_mix_is_the_same_in_every_process():
+    program = "from everlearn.randomness import mix; print(mix(1, 2, 3), mix(-5))"
+    texts = {
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert texts == {f"{mix(1, 2, 3)} {mix(-5)}\n"}
+
+
+def test_mix_is_fixed_for_good():
+    """Were it another function, no old run could be resumed or repeated."""
+    assert mix(0, 0, 0) == 1733446026012413735
+    assert mix(7, 1) == 3306154421421433284
+
+
+def test_mix_tells_places_apart():
+    seeds = {mix(*place) for place in [(i, j) for i in range(50) for j in range(50)] + [(1,), (1, 2, 3), (12, 3)]}
+    assert len(seeds) == 2503
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    torch.Generator().manual_seed(max(seeds))
+
+
+def test_neighbouring_seeds_make_unrelated_streams():
+    first, second = (torch.rand(2000, generator=torch.Generator().manual_seed(mix(0, k))) for k in (0, 1))
+    assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("block", [lambda: unmoved(CPU), lambda: seeded(3)])
+def test_what_is_drawn_inside_does_not_show_outside(block):
+    draw()
+    before = global_state(CPU)
+    with block():
+        draw()
+    assert checkpoint.same(before, global_state(CPU))
+    with pytest.raises(KeyError), block():
+        draw()
+        raise KeyError
+    assert checkpoint.same(before, global_state(CPU))
+
+
+def test_seeded_gives_foreign_code_the_same_draws_each_time():
+    with seeded(2**62 + 5):
+        first = draw()
+    draw()
+    with seeded(2**62 + 5):
+        assert draw() == first
+    with seeded(6):
+        assert draw() != first
+
+
+def test_global_generators_go_on_from_a_saved_state(tmp_path):
+    draw()
+    checkpoint.save({"random": global_state(CPU)}, tmp_path / "c")
+    expected = [draw() for _ in range(3)]
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    restore_global_state(checkpoint.load(tmp_path / "c")["random"])
+    assert [draw() for _ in range(3)] == expected
+
+
+def test_half_of_a_pair_of_normal_numbers_is_saved_too(tmp_path):
+    np.random.randn()  # noqa: NPY002 (numpy makes them in pairs and keeps the second)
+    random.gauss(0, 1)
+    checkpoint.save(global_state(CPU), tmp_path / "c")
+    expected = (np.random.randn(), random.gauss(0, 1))  # noqa: NPY002
+    np.random.randn()  # noqa: NPY002
+    restore_global_state(checkpoint.load(tmp_path / "c"))
+    assert (np.random.randn(), random.gauss(0, 1)) == expected  # noqa: NPY002
