@@ -27,7 +27,7 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, is damaged, or comes from a newer version; or a state that cannot be saved."""
 
 
-class Newer(CheckpointError):  # noqa: N818 (as NonFiniteError: an error by what is wrong)
+class NewerError(CheckpointError):
     """A whole checkpoint in a format that this version does not know yet."""
 
 
@@ -57,7 +57,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if _digest(version, body) != digest:
         raise CheckpointError(f"{path} is damaged: its content does not have the checksum it was written with")
     if int(version) > _VERSION:
-        raise Newer(f"{path} is a checkpoint of format {version}, but this version reads up to {_VERSION}; update it")
+        raise NewerError(f"{path} is a checkpoint of format {version}, but this version reads up to {_VERSION}; update it")
     size = int.from_bytes(body[:8], "little")
     state: dict[str, Any] = _unpack(json.loads(body[8 : 8 + size]), from_bytes(body[8 + size :]))
     return state
@@ -209,7 +209,7 @@ class Checkpoints:
         for path in reversed(paths):
             try:
                 return load(path)
-            except Newer:
+            except NewerError:
                 raise  # it is whole, so nothing older may take its place
             except CheckpointError as error:
                 report(f"{error}; going back to the one before it")

@@ -80,8 +80,7 @@ class Learner:
         border.one_of("precision", precision, ("float32", "bf16", "fp16"))
         self.model = model if device is None else model.to(device)
         self.method = method or Method()
-        for _, module in self.method.modules():
-            module.to(self.device)
+        self.method.to(self.device)
         self.objective = objective
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
@@ -236,6 +235,7 @@ class Learner:
         resize_like(bare(self.model), state["model"])
         bare(self.model).load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
+        self.method.to(self.device)
         vars(self).update({name: state["place"][name] for name in _PLACE})
         self._live = None
         self.optimizer = self.scheduler = None

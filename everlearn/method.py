@@ -78,6 +78,15 @@ class Method:
             if isinstance(value, nn.Module):
                 yield name, value
 
+    def to(self, device: torch.device) -> None:
+        """Moves what the method has learned to the device of the model; memories stay where they are."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, nn.Module):
+                value.to(device)
+            elif not field.init and not isinstance(value, Stateful):
+                setattr(self, field.name, _moved(value, device))
+
     def state_dict(self) -> dict[str, Any]:
         """The state fields, and the states of the fields that have one: memories, modules."""
         state: dict[str, Any] = {}
@@ -162,6 +171,11 @@ class Chain(Method):
             for name, module in method.modules():
                 yield f"{place}.{name}", module
 
+    def to(self, device: torch.device) -> None:
+        """Each."""
+        for method in self.methods:
+            method.to(device)
+
     def state_dict(self) -> dict[str, Any]:
         """The states of all, by place."""
         return {str(place): method.state_dict() for place, method in enumerate(self.methods)}
@@ -172,6 +186,16 @@ class Chain(Method):
             raise ValueError(f"the state is of a chain of {len(state)} methods, but this one has {len(self.methods)}")
         for place, method in enumerate(self.methods):
             method.load_state_dict(state[str(place)])
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value
 
 
 def _inner(model: nn.Module, batch: Batch, /, method: Method, objective: Objective, rest: Objective) -> Output:

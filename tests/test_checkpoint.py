@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from everlearn import checkpoint
-from everlearn.checkpoint import CheckpointError, Checkpoints, Newer, load, same, save, terminating, write
+from everlearn.checkpoint import CheckpointError, Checkpoints, NewerError, load, same, save, terminating, write
 
 
 def channels_last(*shape):
@@ -186,7 +186,7 @@ def newer(path, monkeypatch):
 
 def test_a_checkpoint_of_a_newer_version_says_so(tmp_path, monkeypatch):
     newer(tmp_path / "c", monkeypatch)
-    with pytest.raises(Newer, match=r"format 7, but this version reads up to 1"):
+    with pytest.raises(NewerError, match=r"format 7, but this version reads up to 1"):
         load(tmp_path / "c")
 
 
@@ -235,7 +235,7 @@ class TestCheckpoints:
         keeper = Checkpoints(tmp_path)
         keeper.save({"number": 1}, 1)
         newer(tmp_path / "000000000002.checkpoint", monkeypatch)
-        with pytest.raises(Newer):
+        with pytest.raises(NewerError):
             keeper.load()
         assert len(keeper.paths()) == 2
 

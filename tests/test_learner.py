@@ -524,7 +524,7 @@ BAD_FEATURES = {
         {**batch(), "x": spoiled("x", 0)["x"].double().fill_(1e30)}, NonFiniteError, r"column 'x' of row 0 .* 1e\+30",
     ),
     "NaN in half": ({**batch(), "x": spoiled("x", float("nan"))["x"].half()}, NonFiniteError, r"column 'x' of row 3"),
-    "NaN in a side column": (batch() | {"w": torch.tensor([0.0, torch.nan] * 4)}, NonFiniteError, r"column 'w' of row 1"),
+    "NaN elsewhere": (batch() | {"w": torch.tensor([0.0, torch.nan] * 4)}, NonFiniteError, r"column 'w' of row 1"),
     "no rows": (batch(0), ValueError, r"the batch has no rows"),
     "no columns": ({}, ValueError, r"the batch has no rows"),
     "columns of two lengths": (batch() | {"y": batch(5)["y"]}, ValueError, r"must have one length.*'x': 8, 'y': 5"),

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from everlearn.batch import UNLABELED
-from everlearn.border import NonFinite, clean, guarded, known
+from everlearn.border import NonFiniteError, clean, guarded, known
 from everlearn.objective import Output, Viewed, ask, classify, classify_by_task, regress
 
 
@@ -138,18 +138,16 @@ class TestGuarded:
         assert output.logits.shape == (6, 3)
 
     def test_a_loss_that_is_no_number_is_refused(self):
-        with pytest.raises(NonFinite, match=r"the loss is nan; .* clip=1\.0"):
+        with pytest.raises(NonFiniteError, match=r"the loss is nan; .* clip=1\.0"):
             guarded(lambda x: x[:, :3] * torch.nan, batch(), objective=classify)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e15, -1e20, 1e30, 1e200])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2e15, -1e20, 1e30, 1e200])
 def test_values_that_spoil_weights_do_not_pass_the_border(dtype, value):
     x = torch.zeros(5, 3, 2, dtype=dtype)
-    x[4, 1, 0] = value
-    if x[4, 1, 0].isfinite() and dtype == torch.float16:
-        pytest.skip("it has no such value")
-    with pytest.raises(NonFinite, match=r"column 'x' of row 4"):
+    x[4, 1, 0] = torch.tensor(value, dtype=torch.float64).to(dtype)
+    with pytest.raises(NonFiniteError, match=r"column 'x' of row 4"):
         clean({"x": x})
 
 

@@ -1,4 +1,4 @@
-"""Rows from an archive of arrays (.npz)."""
+"""Rows from arrays: an archive (.npz), or a folder of files (.npy) that may be larger than memory."""
 
 import zipfile
 import zlib
@@ -46,6 +46,40 @@ def load_arrays(path: Path, *, split: str | None = None, task: Task = "classific
     ids = row_ids(path.name if split is None else f"{path.name}/{split}", len(x))
     rows = Columns(x=_numbers(path, names[0], _channels_first(x)), y=labels, id=ids)
     return Source(rows, classes, fingerprint=fingerprint(rows, [path], classes, x.shape))
+
+
+def load_mapped(path: Path, *, task: Task = "classification") -> Source:
+    """The arrays x.npy and y.npy in a folder: x is mapped into memory and read batch by batch, so it may be larger.
+
+    x is uint8 or float32; images are shaped as `load_arrays` takes them. class_names.npy names the classes, as there.
+    Since x is not read here, values that are not finite are found when their batch is learned.
+    """
+    x, y = (_mapped(path / f"{name}.npy") for name in ("x", "y"))
+    if x.dtype not in (np.uint8, np.float32):
+        raise ValueError(
+            f"{path / 'x.npy'} must be uint8 or float32 to be read in place, but it is {x.dtype}; convert it"
+        )
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"{path} has no rows: x has shape {x.shape}")
+    if y.shape not in {(len(x),), (len(x), 1)}:
+        raise ValueError(f"{path}: y must have shape ({len(x)},), one answer a row, but has {y.shape}")
+    answers = np.asarray(y).reshape(-1)
+    classes: tuple[str, ...] = ()
+    if task == "regression":
+        labels = _numbers(path, "y", answers).to(torch.float32)
+    else:
+        words = _mapped(path / "class_names.npy") if (path / "class_names.npy").is_file() else None
+        classes, labels = classify(_words(path, answers, words), f"{path}: y")
+    rows = Columns(x=_channels_first(x), y=labels, id=row_ids(path.name, len(x)))
+    return Source(rows, classes, fingerprint=fingerprint(rows, [path / "x.npy", path / "y.npy"], classes, x.shape))
+
+
+def _mapped(path: Path) -> Array:
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no array that can be read in place: {error}") from error
+    return array
 
 
 def _pair(path: Path, found: list[str], split: str | None) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from everlearn.data.arrays import load_arrays
+from everlearn.data.arrays import load_arrays, load_mapped
 from everlearn.data.hub import load_hub
 from everlearn.data.images import load_images
 from everlearn.data.items import Size
@@ -18,6 +18,7 @@ _FILES: dict[str, tuple[Callable[..., Source], str, tuple[str, ...]]] = {
     **dict.fromkeys((".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz", ".parquet"), _TABLE),
 }
 _HUB = (load_hub, "a Hugging Face data set", ("target", "features", "task", "split", "size", "channels"))
+_MAPPED = (load_mapped, "a folder of arrays", ("task",))
 _IMAGES = (load_images, "a folder of images", ("size", "channels", "in_memory"))
 _DEFAULTS = {"task": "classification", "channels": 3}
 
@@ -36,7 +37,8 @@ def load(
     """The data at `path`: class folders of images, a table, an archive of arrays, or a saved data set.
 
     Tables (.csv, .tsv, .jsonl, .ndjson, also as .gz, and .parquet) take `target`, `features` and `task`: see
-    `load_table`. Archives (.npz) take `split` and `task`: see `load_arrays`. Folders of images take `size`,
+    `load_table`. Archives (.npz) take `split` and `task`: see `load_arrays`. Folders with x.npy and y.npy, which may be
+    larger than memory, take `task`: see `load_mapped`. Folders of images take `size`,
     `channels` and `in_memory`: see `load_images`. Folders written by the `save_to_disk` of Hugging Face's
     datasets take all but the last: see `load_hub`. An option that the data at `path` has no use for is a
     ValueError, as is data that is empty, broken, or not finite.
@@ -65,7 +67,8 @@ def _reader(path: Path) -> tuple[Callable[..., Source], str, tuple[str, ...]]:
         raise FileNotFoundError(f"there is nothing at {path}")
     if path.is_dir():
         saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-        return _HUB if saved else _IMAGES
+        mapped = (path / "x.npy").is_file() and (path / "y.npy").is_file()
+        return _HUB if saved else _MAPPED if mapped else _IMAGES
     for suffix, reader in _FILES.items():
         if path.name.lower().endswith(suffix):
             return reader

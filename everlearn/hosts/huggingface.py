@@ -77,6 +77,7 @@ class Continual(Trainer, TrainerCallback):  # type: ignore[misc]
     def _load_from_checkpoint(self, folder: str, *args: Any) -> None:
         super()._load_from_checkpoint(folder, *args)
         self.method.load_state_dict(checkpoint.load(self._beside(folder)))
+        self.method.to(self.args.device)
 
     def _beside(self, folder: str) -> str:
         return f"{folder}/method-{self.args.process_index}.checkpoint"

@@ -77,3 +77,4 @@ class Continual(LightningModule):  # type: ignore[misc]
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the method over."""
         self.method.load_state_dict(checkpoint["method"])
+        self.method.to(self.device)

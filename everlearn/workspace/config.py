@@ -21,7 +21,7 @@ class Config:
     weights: Annotated[str, "The weights to begin with: .pth, .pt or .safetensors."] = ""
     data: Annotated[
         tuple[str, ...],
-        "New data: a folder of class folders of images, .npz, .csv, .parquet, .jsonl; several arrive in turn.",
+        "New data: class folders of images, x.npy and y.npy, .npz, .csv, .parquet, .jsonl; several arrive in turn.",
     ] = ()
     out: Annotated[str, "The updated weights (NAME.pth; the run's folder is then NAME), or the run's folder."] = ""
     old: Annotated[
