@@ -153,6 +153,10 @@ class Row:
     accuracy: tuple[float, ...]
     forgetting: tuple[float, ...]
 
+    def to_json(self) -> dict[str, object]:
+        """As plain values; joint training has no forgetting."""
+        return asdict(self) | {"forgetting": None if isnan(self.forgetting[0]) else self.forgetting}
+
     def cells(self) -> tuple[str, str]:
         """As they stand in the tables: the mean and the standard deviation over seeds."""
         return _spread(self.accuracy), "" if isnan(self.forgetting[0]) else _spread(self.forgetting)
@@ -235,7 +239,7 @@ def main() -> None:
         runs = measured(workers)
     show(runs)
     given.json.parent.mkdir(parents=True, exist_ok=True)
-    content = {setting: {name: asdict(row) for name, row in rows.items()} for setting, rows in runs.items()}
+    content = {setting: {name: row.to_json() for name, row in rows.items()} for setting, rows in runs.items()}
     given.json.write_text(json.dumps({"versions": versions(), "seeds": list(SEEDS), **content}, indent=1) + "\n")
     if given.docs:
         write_pages(runs, given.docs)

@@ -57,7 +57,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if _digest(version, body) != digest:
         raise CheckpointError(f"{path} is damaged: its content does not have the checksum it was written with")
     if int(version) > _VERSION:
-        raise NewerError(f"{path} is a checkpoint of format {version}, but this version reads up to {_VERSION}; update it")
+        raise NewerError(f"{path} has the format {version}, but this version reads up to {_VERSION}; update everlearn")
     size = int.from_bytes(body[:8], "little")
     state: dict[str, Any] = _unpack(json.loads(body[8 : 8 + size]), from_bytes(body[8 + size :]))
     return state

@@ -186,7 +186,7 @@ def newer(path, monkeypatch):
 
 def test_a_checkpoint_of_a_newer_version_says_so(tmp_path, monkeypatch):
     newer(tmp_path / "c", monkeypatch)
-    with pytest.raises(NewerError, match=r"format 7, but this version reads up to 1"):
+    with pytest.raises(NewerError, match=r"has the format 7, but this version reads up to 1; update"):
         load(tmp_path / "c")
 
 

@@ -20,6 +20,7 @@ FIRST = "digits-0-4.npz"
 ARRIVALS = {"digits-5-6": (5, 6), "digits-7-8": (7, 8), "digit-9": (9,)}
 TRAIN = 1347
 """Three quarters of the digits; the others are for testing."""
+EPOCHS = 20
 MADE = (
     *("config.json", "checkpoints", "lock", "model.pth", "model.safetensors", "memory.checkpoint"),
     *("report.html", "report.json", "deployed.safetensors", "data"),
@@ -59,7 +60,7 @@ def demonstrate(out: Path, method: str) -> None:
             "out": str(out),
             "method": method,
             "compare": True,
-            "epochs": 20,
+            "epochs": EPOCHS,
             "optimizer": "sgd:lr=0.02,momentum=0.9",
         }
     )
@@ -73,7 +74,7 @@ def _deploy(path: Path, weights: Path) -> Path:
     learner = Learner(
         model,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
-        epochs=20,
+        epochs=EPOCHS,
         view=view(normalize="unit"),
     )
     learner.learn(Experience(0, source.rows, source.rows, tuple(range(5))))

@@ -132,15 +132,15 @@ def _verdict(runs: Mapping[str, Scores]) -> str:
     for name, scores in reversed(list(runs.items())):
         before, after = scores.at(0, 0), scores.at(scores.learned - 1, 0)
         if before is None or after is None:
-            return "Nothing was measured on old data: there is none, or no test data for it."
-        change = wording.difference(after.value - before.value, scores.kind)
+            return "Nothing was measured on old data: there is no --old, or no test data for it."
+        change = after.value - before.value
+        size = wording.difference(abs(change), scores.kind).lstrip("+")
         if scores.kind == "error":
-            said.append(f"by {name}: {change}")
+            done = f"{'raised' if change > 0 else 'lowered'} the error by {size}" if change else "changed nothing"
         else:
-            lost = {"−": f"{change[1:]} points lost", "+": f"{change[1:]} points gained"}.get(change[0], "nothing lost")  # noqa: RUF001 (the minus sign of a difference)
-            said.append(f"by {name}: {lost}")
-    what = "old data" if scores.kind == "accuracy" else "mean squared error on old data"
-    return f"{what}, {'; '.join(said)}"
+            done = f"{'lost' if change < 0 else 'gained'} {size} points" if change else "lost nothing"
+        said.append(f"{name} {done}")
+    return f"On old data, {'; '.join(said)}."
 
 
 def _results(run: Run) -> None:

@@ -26,8 +26,8 @@ from everlearn.models.views import Weights, average, bare, evaluating, trainable
 
 Labels = Literal["exact", "empirical"]
 Objective = Callable[[Any, Batch], Any]
-Way = Callable[[nn.Module, Batch, Objective, Labels], Weights]
-"""From rows to sums over them of squared gradients."""
+Way = Callable[[nn.Module, Batch, Objective, Labels, Weights], None]
+"""Adds to each of the weights (the last argument) the sum over rows of its squared gradients."""
 
 _MOST = 1 << 25
 """Numbers in the gradients of single rows that are held at once: more rows than that allows come in pieces."""
@@ -53,8 +53,7 @@ def fisher(model: nn.Module, batches: Iterable[Batch], objective: Objective, lab
             if length(few) > checked:  # one row alone could not tell a mean over rows from a sum
                 way, checked = _way(model, few, objective, labels), length(few)
             if length(batch):
-                for name, value in way(model, batch, objective, labels).items():
-                    total[name] += value
+                way(model, batch, objective, labels, total)
                 rows += length(batch)
     if not rows:
         raise ValueError("the Fisher information is estimated from rows, and there are none")
@@ -88,12 +87,14 @@ def _known_labels(batch: Batch) -> list[Tensor]:
 def _way(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Way:
     """The fastest way that gives what one backward pass for each row gives, on the rows of `batch`."""
     if _layered(model):
-        quick, slow = (each(model, batch, objective, labels) for each in (_closed, _one_at_a_time))
+        quick, slow = _zeros(model), _zeros(model)
+        _closed(model, batch, objective, labels, quick)
+        _one_at_a_time(model, batch, objective, labels, slow)
         if all(_near(quick[name], slow[name]) for name in slow):
             return _closed
     if all(isinstance(column, Tensor) for column in batch.values()):
         try:
-            _row_by_row(model, batch, objective, labels)
+            _row_by_row(model, batch, objective, labels, _zeros(model))
         except RuntimeError:  # torch.func has no rule for something in this model
             return _one_at_a_time
         return _row_by_row
@@ -117,6 +118,12 @@ class _Call(NamedTuple):
     output: GradientEdge
     """The place in the graph, which stays what it is when an activation in place overwrites the tensor."""
 
+    def parameters(self) -> Iterator[tuple[str, str, nn.Parameter]]:
+        """The layer's trainable parameters, with the names that they have in the layer and in the model."""
+        for name, parameter in self.layer.named_parameters(self.name, recurse=False):
+            if parameter.requires_grad:
+                yield name.rpartition(".")[2], name, parameter
+
 
 _KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
 
@@ -136,24 +143,39 @@ def _layered(model: nn.Module) -> bool:
     return known and not mixed and everywhere == len(trainable(model))
 
 
-def _closed(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Weights:
+def _closed(model: nn.Module, batch: Batch, objective: Objective, labels: Labels, total: Weights) -> None:
+    """The sums from the inputs a and output gradients d of the layers.
+
+    For a linear layer F_W = (d^2)^T (a^2) and F_b = sum d^2, because the gradient of a row is the outer product of
+    its d and a; so the d^2 of all labels can be summed before that product. Where a row has several places (pixels,
+    tokens) its gradient is a sum over places, so it is formed for each row before it is squared.
+    """
     with _calls(model) as calls:
         losses = _losses(model, batch, objective, labels)
     # Where rows were regrouped on their way (a head for each task, say), a layer cannot tell whose they are; where
     # rows have different numbers of labels, the mean over labels is no mean over rows.
     whole = bool(calls) and all(call.input.ndim > 1 and len(call.input) == length(batch) for call in calls)
     if not whole or (labels == "empirical" and not all(bool(known.all()) for known in _known_labels(batch))):
-        return _one_at_a_time(model, batch, objective, labels)
-    total = _zeros(model)
+        _one_at_a_time(model, batch, objective, labels, total)
+        return
     outputs = [call.output for call in calls]
+    linear: dict[int, Tensor] = {}
     for place, (loss, weight) in enumerate(losses):
         more = place + 1 < len(losses)
         grads = torch.autograd.grad(loss, outputs, retain_graph=more, allow_unused=True)
-        for call, delta in zip(calls, grads, strict=True):
-            if delta is not None:
-                for name, value in _squares(call, delta, weight):
-                    total[name] += value
-    return total
+        for number, (call, delta) in enumerate(zip(calls, grads, strict=True)):
+            flat = isinstance(call.layer, nn.Linear) and call.input.ndim == 2
+            if delta is not None and flat:
+                squared = delta.float().square() * (1 if weight is None else weight[:, None])
+                linear[number] = linear[number] + squared if number in linear else squared
+            elif delta is not None:
+                _add_squares(call, delta.float(), weight, total)
+    for number, squared in linear.items():
+        for name, full, _ in calls[number].parameters():
+            if name == "bias":
+                total[full] += squared.sum(0)
+            else:
+                total[full].addmm_(squared.T, calls[number].input.float().square())
 
 
 @contextmanager
@@ -192,26 +214,13 @@ def _class_logits(logits: Tensor) -> Tensor:
     return logits
 
 
-def _squares(call: _Call, delta: Tensor, weight: Tensor | None) -> Iterator[tuple[str, Tensor]]:
-    """The sums over rows of the squared gradients of one layer's parameters.
-
-    For a linear layer with inputs a and output gradients d: F_W = (d^2)^T (a^2), F_b = sum d^2, because the
-    gradient of a row is the outer product of its d and a. Where a row has several places (pixels, tokens) its
-    gradient is a sum over places, so it is formed for each row before it is squared, a few rows at a time.
-    """
-    layer, a, d = call.layer, call.input.float(), delta.float()
-    for name, parameter in layer.named_parameters(recurse=False):
-        if not parameter.requires_grad:
-            continue
-        if isinstance(layer, nn.Linear) and a.ndim == 2:
-            squared = d.square() if weight is None else d.square() * weight[:, None]
-            value = squared.sum(0) if name == "bias" else squared.T @ a.square()
-        else:
-            value = torch.zeros_like(parameter, dtype=torch.float32)
-            for piece in _pieces(len(d), _numbers(layer, parameter, d)):
-                rows = _gradient(layer, name, a[piece], d[piece]).flatten(1).square()
-                value += (rows.sum(0) if weight is None else weight[piece] @ rows).view(parameter.shape)
-        yield (f"{call.name}.{name}" if call.name else name), value
+def _add_squares(call: _Call, d: Tensor, weight: Tensor | None, total: Weights) -> None:
+    """Adds the squares of the gradients that single rows give the parameters of a layer, a few rows at a time."""
+    a = call.input.float()
+    for name, full, parameter in call.parameters():
+        for piece in _pieces(len(d), _numbers(call.layer, parameter, d)):
+            rows = _gradient(call.layer, name, a[piece], d[piece]).flatten(1).square()
+            total[full] += (rows.sum(0) if weight is None else weight[piece] @ rows).view(parameter.shape)
 
 
 def _pieces(rows: int, numbers: int) -> Iterator[slice]:
@@ -269,7 +278,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, a: Tensor, d: Tensor) -> Tensor:
 # -- row by row -----------------------------------------------------------------------------------------------
 
 
-def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Weights:
+def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: Labels, total: Weights) -> None:
     """The same sums through `torch.func`: the gradient of each row, several rows at once."""
     weights = {name: weight.detach() for name, weight in trainable(model).items()}
     rest = {n: v.detach() for n, v in (*model.named_parameters(), *model.named_buffers()) if n not in weights}
@@ -291,7 +300,6 @@ def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: La
         with torch.no_grad():
             p = _class_logits(objective(model, unlabeled(batch)).logits).float().softmax(1)
         chosen = [(torch.full((len(p),), label, device=p.device), p[:, label]) for label in range(p.shape[1])]
-    total = _zeros(model)
     for label, weight in chosen:
         for piece in _pieces(length(batch), sum(value.numel() for value in weights.values())):
             places = (None, 0, None if label is None else 0)
@@ -302,16 +310,14 @@ def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: La
             for name, value in gradients.items():
                 rows = value.flatten(1).float().square()
                 total[name] += (rows.sum(0) if weight is None else weight[piece] @ rows).view_as(total[name])
-    return total
 
 
-def _one_at_a_time(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Weights:
+def _one_at_a_time(model: nn.Module, batch: Batch, objective: Objective, labels: Labels, total: Weights) -> None:
     """The definition itself: one backward pass for each row (and label)."""
-    weights, total = trainable(model), _zeros(model)
+    weights = trainable(model)
     for place in range(length(batch)):
         losses = _losses(model, take(batch, slice(place, place + 1)), objective, labels)
         for loss, p in losses:
             grads = torch.autograd.grad(loss, list(weights.values()), retain_graph=True, materialize_grads=True)
             for name, value in zip(weights, grads, strict=True):
                 total[name] += value.float().square() * (1 if p is None else p)
-    return total

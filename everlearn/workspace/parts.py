@@ -326,9 +326,10 @@ def _known_classes(config: Config, sources: dict[str, Source], outputs: int) -> 
     carried = read_classes(config.weights)
     if carried is not None:
         return carried
-    beside = Path(config.weights).with_suffix(".safetensors")
-    if beside.is_file() and (carried := read_classes(beside)) is not None and len(carried) == outputs:
-        return carried
+    weights = Path(config.weights)
+    for beside in (weights.with_suffix(".safetensors"), weights.with_suffix("") / f"{weights.stem}.safetensors"):
+        if beside.is_file() and (carried := read_classes(beside)) is not None and len(carried) == outputs:
+            return carried
     old = sources[config.old].names if config.old else ()
     if len(old) == outputs:
         return old
