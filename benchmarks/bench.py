@@ -46,7 +46,8 @@ def table(lines: Iterable[Line], about: dict[str, object]) -> Table:
         drawn.add_column(heading, justify="right" if heading in {"score", "smallest - largest", "goal"} else "left")
     family = ""
     for line in lines:
-        drawn.add_section() if line.family != family else None
+        if line.family != family:
+            drawn.add_section()
         goal = "" if line.goal is None else f"{'≥' if line.more_is_better else '≤'} {_number(line.goal)}"
         verdict = {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}[line.passed]
         spread = f"{_number(min(line.scores))} - {_number(max(line.scores))}"
@@ -57,10 +58,11 @@ def table(lines: Iterable[Line], about: dict[str, object]) -> Table:
 
 
 def _about(about: dict[str, object]) -> list[str]:
+    quick = ", quick" if about["quick"] else ""
+    versions = f"torch {about['torch']}, Python {about['python']}, everlearn {about['everlearn']}"
     return [
         f"{about['machine']}, {about['cpus']} CPUs, {about['threads']} thread(s), load {about['load']}",
-        f"torch {about['torch']}, Python {about['python']}, everlearn {about['everlearn']}, "
-        f"medians of {about['runs']} runs{', quick' if about['quick'] else ''}",
+        f"{versions}, medians of {about['runs']} runs{quick}",
     ]
 
 
@@ -77,8 +79,11 @@ def main() -> None:
     given = asked.parse_args()
     families = [name for name in FAMILIES if not given.only or any(one.split("/")[0] == name for one in given.only)]
     about = machine(given.threads) | {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "runs": given.runs, "quick": given.quick,
-    }  # fmt: skip
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "only": given.only,
+        "runs": given.runs,
+        "quick": given.quick,
+    }
     console, lines = Console(), []
     if not console.is_terminal:
         console.width = 150  # a log has no edge to wrap at

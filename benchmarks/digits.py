@@ -93,12 +93,13 @@ def digits() -> tuple[Columns, Columns]:
 
 def stream(setting: str, *, choosing: bool) -> list[Experience]:
     """All five pairs; or the first two, with a fifth of their training rows in the place of the test."""
+    arrive = by_class if setting == "class-incremental" else by_task
     train, test = digits()
-    pairs = PAIRS
-    if choosing:
-        pairs, fifth = PAIRS[:2], torch.arange(len(train)) % 5 == 0
-        train, test = Subset(train, (~fifth).nonzero().flatten()), Subset(train, fifth.nonzero().flatten())
-    return (by_class if setting == "class-incremental" else by_task)(train, test, pairs)
+    if not choosing:
+        return arrive(train, test, PAIRS)
+    fifth = torch.arange(len(train)) % 5 == 0
+    learn, ask = (Subset(train, part.nonzero().flatten()) for part in (~fifth, fifth))
+    return arrive(learn, ask, PAIRS[:2])
 
 
 def learned(setting: str, name: str, strength: float, seed: int, *, choosing: bool = False) -> tuple[float, float]:
@@ -187,10 +188,11 @@ def versions() -> str:
 
 # -- showing --------------------------------------------------------------------------------------------------
 
-HEADER = ("method", "class-incremental, %", "forgetting", "task-incremental, %", "forgetting", "strengths")
+Line = tuple[str, str, str, str, str, str]
+HEADER: Line = ("method", "class-incremental, %", "forgetting", "task-incremental, %", "forgetting", "strengths")
 
 
-def lines(runs: Runs, names: Iterable[str]) -> list[tuple[str, ...]]:
+def lines(runs: Runs, names: Iterable[str]) -> list[Line]:
     """The lines of the table: the average accuracy and the forgetting in both settings, and the strengths."""
     made = []
     for name in names:

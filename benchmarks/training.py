@@ -9,7 +9,7 @@ import bare
 import ours
 import torch
 from measure import Line, per_second, ratios, seconds
-from torch import Tensor, nn
+from torch import nn
 
 from everlearn import Experience, Learner
 from everlearn.data import Columns, batches, epoch_order, view
@@ -81,22 +81,20 @@ def _pair(work: Work, method: str, data: list[Experience], run: int) -> tuple[fl
     )
     took = [0.0, 0.0]
     for experience in data:
-        x, y = (tensor for tensor in (experience.train.column("x"), experience.train.column("y")))
-
-        def by_hand(index: int = experience.index, x: Tensor = x, y: Tensor = y) -> float:
-            return seconds(lambda: loop.learn(x, y, epoch_order(len(x), 0, index, 0)))
-
         for which in (0, 1) if (run + experience.index) % 2 else (1, 0):
-            took[which] += by_hand() if which else _steps(learner, experience)
-        importance = (
-            fisher(twin, batches(experience.train, torch.arange(len(x)), 128), objective, "empirical")
-            if method == "ewc"
-            else {}
-        )
+            took[which] += _by_hand(loop, experience) if which else _steps(learner, experience)
+        rows = batches(experience.train, torch.arange(len(experience.train)), 128)
+        importance = fisher(twin, rows, objective, "empirical") if method == "ewc" else {}
         loop.end(list(importance.values()), max(experience.classes) + 1)
     if method in DRAWLESS:
         _check(start, model, twin)
     return took[0], took[1]
+
+
+def _by_hand(loop: bare.Loop, experience: Experience) -> float:
+    x, y = experience.train.column("x"), experience.train.column("y")
+    order = epoch_order(len(x), 0, experience.index, 0)  # that of the Learner with seed 0
+    return seconds(lambda: loop.learn(x, y, order))
 
 
 def _steps(learner: Learner, experience: Experience) -> float:

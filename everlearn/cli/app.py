@@ -121,12 +121,11 @@ def _flags(function: Callable[..., None], names: list[str]) -> Callable[..., Non
 
 
 _METAVARS = {
+    **dict.fromkeys(("data", "old", "test", "out"), "PATH"),
+    **dict.fromkeys(("weights", "memory", "config"), "FILE"),
+    **dict.fromkeys(("classes", "features", "augment"), "A,B,..."),
+    **dict.fromkeys(("method", "optimizer", "scheduler"), "NAME:KEY=VALUE,..."),
     "model": "FILE:NAME",
-    "weights": "FILE",
-    "data": "PATH",
-    "old": "PATH",
-    "test": "PATH",
-    "out": "PATH",
 }
 _EVALUATION = [
     *("model", "weights", "data", "classes", "task", "target", "features", "size", "channels", "normalize"),

@@ -56,7 +56,8 @@ def work(run: Run, *, quiet: bool = False) -> None:
     if not run.done:
         say(f"Saved. Go on with: everlearn resume {run.folder}")
         sys.exit(0)
-    console.print(outcome(run.scores))
+    if all(scores.learned for scores in run.scores.values()):
+        console.print(outcome(run.scores))
     console.print(_verdict(run.scores), markup=False, soft_wrap=True)
     _results(run)
 
@@ -92,9 +93,8 @@ def _given(run: Run) -> None:
                 brings = [data.classes[label] for label in each.classes if data.classes[label] in new]
                 lines[name] += f", new classes: {_listed(brings)}" if brings else ", no new classes"
                 new = tuple(name for name in new if name not in brings)
-    held = f"{run.config.holdout:.0%} of the rows, held out of the data, for want of --test"
     tests = sum(len(each.test) for each in (data.past, *data.arrivals))
-    lines["tests"] = held if data.held_out else f"{tests:,} rows"
+    lines["tests"] = f"{tests:,} rows" + (", held out of the data, for want of --test" if data.held_out else "")
     for name, line in lines.items():
         _line(name, line, width=max(map(len, lines)))
 

@@ -84,7 +84,7 @@ class BottomK:
         distinct, and were never offered before.
         """
         hashed = priorities(ids, self._key)
-        groups = self._group(np.zeros(1, np.int64)).repeat(len(ids)) if labels is None else self._group(labels)
+        groups = self._only(len(ids)) if labels is None else self._group(labels)
         rows = (hashed < self._bounds[groups]).nonzero()[0]
         if not new or self._forgotten.size:
             rows = self._unknown(rows, hashed)
@@ -201,11 +201,18 @@ class BottomK:
             rows = rows[first][~np.isin(wanted[first], self._catch_up().priorities)]
             wanted = hashed[rows]
         place = _found(wanted, self._base.priorities)
-        kept = place >= 0
-        kept[kept] = self._base.slots[place[kept]] >= 0
-        rows = rows[~kept & (_found(wanted, self._forgotten) < 0)]
-        self._recent.update(hashed[rows].tolist())
+        known = place >= 0
+        if known.any():
+            known[known] = self._base.slots[place[known]] >= 0
+        if self._forgotten.size:
+            known |= _found(wanted, self._forgotten) >= 0
+        rows = rows[~known]
+        self._recent.update(wanted[~known].tolist())
         return rows
+
+    def _only(self, count: int) -> Small:
+        """`count` times the one group that there is."""
+        return np.zeros(count, np.int32) if self._labels.size else self._group(np.zeros(count, np.int64))
 
     def _group(self, labels: Ids) -> Small:
         """The group of each label; a label never seen before founds one."""

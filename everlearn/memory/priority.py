@@ -6,14 +6,15 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 Priorities = NDArray[np.uint64]
 
-_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_GOLDEN, _FIRST, _SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_30, _27, _31 = map(np.uint64, (30, 27, 31))
 _WRAP = 1 << 64
 
 
 def stream(seed: int) -> np.uint64:
     """The key under which `seed` hashes: a 64-bit word, far from those of its neighbours."""
     word = np.array([seed % _WRAP], dtype=np.uint64)
-    return np.uint64(_mix(word + np.uint64(_GOLDEN))[0])
+    return np.uint64(_mix(word + _GOLDEN)[0])
 
 
 def priorities(ids: Ids, key: np.uint64) -> Priorities:
@@ -28,22 +29,22 @@ def priorities(ids: Ids, key: np.uint64) -> Priorities:
     >>> identities(hashed, stream(0))
     array([0, 1, 2])
     """
-    places: Priorities = ids.view(np.uint64) * np.uint64(_GOLDEN) + key
+    places: Priorities = ids.view(np.uint64) * _GOLDEN + key
     return _mix(places)
 
 
 def identities(hashed: Priorities, key: np.uint64) -> Ids:
     """The ids that have these priorities under `key`, (n,) int64: the inverse of `priorities`."""
-    word = _unshift(hashed, 31) * np.uint64(pow(_SECOND, -1, _WRAP))
-    word = _unshift(word, 27) * np.uint64(pow(_FIRST, -1, _WRAP))
-    ids: Ids = ((_unshift(word, 30) - key) * np.uint64(pow(_GOLDEN, -1, _WRAP))).view(np.int64)
+    word = _unshift(hashed, 31) * np.uint64(pow(int(_SECOND), -1, _WRAP))
+    word = _unshift(word, 27) * np.uint64(pow(int(_FIRST), -1, _WRAP))
+    ids: Ids = ((_unshift(word, 30) - key) * np.uint64(pow(int(_GOLDEN), -1, _WRAP))).view(np.int64)
     return ids
 
 
 def _mix(word: Priorities) -> Priorities:
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(_FIRST)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(_SECOND)
-    return word ^ (word >> np.uint64(31))
+    word = (word ^ (word >> _30)) * _FIRST
+    word = (word ^ (word >> _27)) * _SECOND
+    return word ^ (word >> _31)
 
 
 def _unshift(word: Priorities, by: int) -> Priorities:

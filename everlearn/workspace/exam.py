@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass
 
-from everlearn import border
 from everlearn.learner import Learner
 from everlearn.metrics.evaluate import Result
 from everlearn.models.loading import Report
 from everlearn.objective import classify, regress
 from everlearn.workspace.config import Config
-from everlearn.workspace.parts import load_model, load_questions, make_optimizer, make_view, outputs_of, use_machine
+from everlearn.workspace.parts import (
+    check_answers,
+    load_model,
+    load_questions,
+    make_optimizer,
+    make_view,
+    outputs_of,
+    use_machine,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,6 @@ def examine(config: Config) -> Exam:
         view=make_view(config, rows),
         device=config.device,
     )
-    border.fits(model, rows, learner._seen(None), learner.device, labels=False)  # noqa: SLF001 (as the model sees rows)
+    check_answers(config, learner, rows)
     about = {"names": classes} if config.task == "classification" else {"kind": "error"}
     return Exam(loaded, learner.evaluate(rows, batch_size=config.batch_size, **about), classes[known:])

@@ -18,10 +18,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+import everlearn
 from everlearn import border
 from everlearn.batch import Batch, Column, Rows, tensor
 from everlearn.data import Concat, Relabelled, Source, Subset, View, load, view
 from everlearn.data.hashing import name_id, row_ids
+from everlearn.learner import Learner
 from everlearn.models import Classes, head_of, load_weights, read_classes
 from everlearn.models.loading import Report
 from everlearn.randomness import mix, seeded
@@ -34,12 +36,7 @@ from everlearn.workspace.config import Config
 
 def build_model(text: str) -> nn.Module:
     """The module that `FILE.py:NAME(settings)` or `MODULE:NAME(settings)` makes."""
-    where, _, what = text.rpartition(":") if "(" not in text else _split_call(text)
-    name, settings = _call_of(what)
-    if not where or not name:
-        raise ValueError(
-            f"cannot read --model {text!r}; expected FILE.py:NAME, as in net.py:Net or net.py:Net(outputs=5)"
-        )
+    where, name, settings = _parsed(text)
     module = _import(where)
     if name not in vars(module):
         classes = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
@@ -53,10 +50,16 @@ def build_model(text: str) -> nn.Module:
     return model
 
 
-def _split_call(text: str) -> tuple[str, str, str]:
+def _parsed(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Where the model stands, its name, and its settings."""
     head, bracket, rest = text.partition("(")
-    where, colon, name = head.rpartition(":")
-    return where, colon, name + bracket + rest
+    where, _, name = head.rpartition(":")
+    name, settings = _call_of(name + bracket + rest)
+    if not where or not name:
+        raise ValueError(
+            f"cannot read --model {text!r}; expected FILE.py:NAME, as in net.py:Net or net.py:Net(outputs=5)"
+        )
+    return where, name, settings
 
 
 def _call_of(what: str) -> tuple[str, dict[str, Any]]:
@@ -99,25 +102,33 @@ def _findable(folder: Path) -> None:
 
 
 @contextmanager
-def _foreign(failed: str) -> Iterator[None]:
-    """Around the user's own code: whatever it raises becomes a ValueError that says what `failed`, and where."""
+def _foreign(failed: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Around the user's own code: whatever it raises becomes a ValueError that says what `failed`, and where.
+
+    Errors that are clear already pass through: `but`.
+    """
     try:
         yield
+    except but:
+        raise
     except Exception as error:
-        last = extract_tb(error.__traceback__)[-1]
-        # Our own frames and the interpreter's say nothing to the user, and a syntax error names its place itself.
-        ours = last.filename == __file__ or last.filename.startswith("<") or isinstance(error, SyntaxError)
-        place = "" if ours else f" ({last.filename}, line {last.lineno})"
+        # Our own frames, torch's and the interpreter's say nothing to the user; a syntax error names its place itself.
+        others = (*(str(Path(file).parent) for file in (everlearn.__file__, torch.__file__, importlib.__file__)), "<")
+        frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+        known = frames and not isinstance(error, SyntaxError)
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if known else ""
         raise ValueError(f"{failed}: {type(error).__name__}: {error}{place}") from error
 
 
 def model_file(text: str) -> Path | None:
     """The file that `build_model` takes the model from, if it is one."""
-    where = text.partition("(")[0].rpartition(":")[0]
+    where, _, _ = _parsed(text)
     if where.endswith(".py"):
         return Path(where)
-    file = sys.modules[where].__file__
-    return None if file is None else Path(file)
+    _findable(Path.cwd())
+    with _foreign(f"cannot import {where!r} for --model"):
+        spec = importlib.util.find_spec(where)
+    return None if spec is None or spec.origin is None else Path(spec.origin)
 
 
 def load_model(config: Config) -> tuple[nn.Module, Report]:
@@ -126,6 +137,29 @@ def load_model(config: Config) -> tuple[nn.Module, Report]:
         model = build_model(config.model)
     report = load_weights(model, config.weights, coverage=config.coverage, head="grow", head_name=config.head or None)
     return model, report
+
+
+def few(rows: Rows) -> Rows:
+    """The first two rows: enough to try a model on."""
+    return Subset(rows, torch.arange(min(2, len(rows))))
+
+
+def check_answers(config: Config, learner: Learner, rows: Rows) -> None:
+    """Raises a ValueError unless the model takes such rows, and answers as its task asks it to."""
+    with _foreign(f"{config.model} cannot answer", but=(ValueError,)):
+        border.fits(learner.model, rows, learner._seen(None), learner.device, labels=False)  # noqa: SLF001 (as it sees rows)
+        logits: Any = learner.predict(rows.take(torch.arange(min(2, len(rows)))))
+    if not isinstance(logits, torch.Tensor):
+        raise ValueError(  # noqa: TRY004 (what is wrong is the model)
+            f"{config.model} answers with a {type(logits).__name__}; expected one tensor, with a row for each row"
+        )
+    outputs = outputs_of(learner.model, config)
+    if config.task == "classification" and logits.shape[1:] != (outputs,):
+        name, _ = head_of(learner.model, config.head or None)
+        raise ValueError(
+            f"{config.model} answers with shape {tuple(logits.shape[1:])} for a row, but its head {name!r} has "
+            f"{outputs} outputs; expected a logit for each output. If another layer is the head, name it: --head"
+        )
 
 
 # -- the data -------------------------------------------------------------------------------------------------
@@ -145,13 +179,16 @@ class Data:
     """How many of them the model answers for before it learns."""
     held_out: bool
     """Whether tests are rows that were held out, for want of test data."""
-    fingerprints: dict[str, str]
     quarantined: tuple[Path, ...]
 
 
-def load_data(config: Config, outputs: int) -> Data:
-    """Loads all data of a run, for a model with `outputs` outputs."""
-    sources = {path: _load(config, path) for path in dict.fromkeys((config.old, *config.data, *config.test)) if path}
+def load_sources(config: Config) -> dict[str, Source]:
+    """All data of a run, by path."""
+    return {path: _load(config, path) for path in dict.fromkeys((config.old, *config.data, *config.test)) if path}
+
+
+def arrange(config: Config, sources: dict[str, Source], outputs: int) -> Data:
+    """The experiences that the data make for a model with `outputs` outputs."""
     _alike(sources)
     regression = config.task == "regression"
     classes = Classes() if regression else Classes(_known_classes(config, sources, outputs))
@@ -186,7 +223,6 @@ def load_data(config: Config, outputs: int) -> Data:
         classes.names,
         known,
         held_out,
-        {path: source.fingerprint for path, source in sources.items()},
         quarantined,
     )
 
@@ -194,16 +230,16 @@ def load_data(config: Config, outputs: int) -> Data:
 def load_questions(config: Config, outputs: int) -> tuple[Rows, tuple[str, ...], int]:
     """All rows of `config.data`, the names of their classes, and how many of these the model knows.
 
-    The others count as wrong answers.
+    The others count as wrong answers. Old data, where there is some, is read for the names of its classes only.
     """
-    sources = {path: _load(config, path) for path in config.data}
+    sources = {path: _load(config, path) for path in dict.fromkeys((config.old, *config.data)) if path}
     _alike(sources)
     if config.task == "regression":
-        return Concat([source.rows for source in sources.values()]), (), 0
+        return Concat([sources[path].rows for path in config.data]), (), 0
     classes = Classes(_known_classes(config, sources, outputs))
     known = len(classes)
     rows = []
-    for source in sources.values():
+    for source in (sources[path] for path in config.data):
         classes.add(name for name in source.names if name not in classes)
         rows.append(Relabelled(source.rows, classes.table(source.names)))
     return Concat(rows), classes.names, known
@@ -213,14 +249,30 @@ def _load(config: Config, path: str) -> Source:
     options: dict[str, Any] = {"task": config.task, "channels": config.channels}
     if config.size:
         options["size"] = _size(config.size)
+    if Path(path).is_file():
+        Path(path).open("rb").close()  # who may not read it should hear that, and not that it is damaged
     try:
         source = load(path, target=config.target or None, features=config.features or None, **options)
     except ImportError as error:  # an optional dependency, with the way to install it
         raise ValueError(str(error)) from error
     if source.rows.resident:
-        with _about(path):
-            border.clean({name: source.rows.column(name) for name in ("x", "y") if name in _sample(source.rows)})
+        _clean(path, source.rows)
     return source
+
+
+def _clean(path: str, rows: Rows) -> None:
+    """Raises a `NonFiniteError` that names the path unless all numbers are of a size to compute with.
+
+    Some rows at a time, since they may lie on disk. Images and whole numbers need not be looked at.
+    """
+    if not any(isinstance(column, torch.Tensor) and column.is_floating_point() for column in _sample(rows).values()):
+        return
+    for start in range(0, len(rows), 65_536):
+        try:
+            border.clean(rows.take(torch.arange(start, min(start + 65_536, len(rows)))))
+        except border.NonFiniteError as error:
+            after = f", after {start:,} rows" if start else ""
+            raise border.NonFiniteError(f"{path}{after}: {error}") from error
 
 
 def _size(text: str) -> int | tuple[int, int]:
@@ -228,15 +280,6 @@ def _size(text: str) -> int | tuple[int, int]:
     if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
         raise ValueError(f"cannot read --size {text!r}; expected pixels, as in 32, or HEIGHTxWIDTH, as in 32x48")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-@contextmanager
-def _about(path: str) -> Iterator[None]:
-    """Puts the path before the message of an error that is about its rows."""
-    try:
-        yield
-    except border.NonFiniteError as error:
-        raise border.NonFiniteError(f"{path}: {error}") from error
 
 
 def _sample(rows: Rows) -> Batch:

@@ -22,7 +22,7 @@ import torch
 import everlearn
 from everlearn import border, checkpoint
 from everlearn.batch import Rows
-from everlearn.data import Columns, Concat, Subset
+from everlearn.data import Columns, Concat
 from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain, Method
@@ -36,8 +36,11 @@ from everlearn.spec import parse_chain
 from everlearn.workspace.config import Config, make, settled
 from everlearn.workspace.parts import (
     Data,
-    load_data,
+    arrange,
+    check_answers,
+    few,
     load_model,
+    load_sources,
     make_optimizer,
     make_scheduler,
     make_view,
@@ -228,25 +231,26 @@ class Run:
         """
         config, data = self.config, self.data
         learner = self._new(method, folder=folder, compile=False)
-        objective = learner._seen(None)  # noqa: SLF001 (what the model is asked, as it sees rows)
+        if not any(weight.requires_grad for weight in learner.model.parameters()):
+            raise ValueError(f"all weights of {config.model} are frozen (requires_grad is False), so it cannot learn")
         for experience in (data.past, *data.arrivals):
             for rows in (experience.train, experience.test):
                 if len(rows):
-                    border.fits(learner.model, rows, objective, learner.device, labels=False)
-                    learner.evaluate(_few(rows), kind=self._kind)
+                    check_answers(config, learner, rows)
+                    learner.evaluate(few(rows), kind=self._kind)
         for experience in data.arrivals:
             sizes = (len(experience.train), config.batch_size, config.accumulate)
             border.trainable_batches(learner.model, *sizes, drop_last=config.drop_last)
         remembered, first = self._remembered(), data.arrivals[0]
         if len(remembered):
-            learner.remember(replace(data.past, train=_few(remembered)))
+            learner.remember(replace(data.past, train=few(remembered)))
         elif any(spec.name == "ewc" for spec in parse_chain(method)):
             raise ValueError(
                 "ewc measures on past data what the model depends on, and there is none; give --old, or the --memory "
                 "of an earlier run that kept rows"
             )
         learner.batch_size, learner.accumulate = min(2, config.batch_size), 1
-        for _ in learner.steps(replace(first, train=_few(first.train))):
+        for _ in learner.steps(replace(first, train=few(first.train))):
             learner.stop()
 
     def _measure(self, learner: Learner, scores: Scores, *, after: int, final: bool) -> None:
@@ -307,9 +311,10 @@ def begin(config: Config) -> Run:
     for path in (*weights_of(config.out), *(folder / name for name in names)):
         if path.exists():
             raise ValueError(f"{path} is there already, and nothing is overwritten; choose another --out, or remove it")
-    run = _prepare(config)
+    inputs = {"the settings": _settings(config.to_json())}
+    run = _prepare(config, inputs)
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"config": config.to_json(), "inputs": _inputs(run, config.to_json()), "environment": environment()}
+    record = {"config": config.to_json(), "inputs": inputs, "environment": environment()}
     checkpoint.write(folder / "config.json", json.dumps(record, indent=2).encode())
     return run
 
@@ -322,19 +327,14 @@ def resume(out: str | Path, say: Callable[[str], None]) -> Run:
         raise ValueError(f"there is no run in {folder}; expected the folder that everlearn learn --out made")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        settings, inputs, then = record["config"], record["inputs"], record["environment"]
+        settings, inputs, then = (dict(record[name]) for name in ("config", "inputs", "environment"))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged, or not what everlearn learn wrote ({error}); begin a new run") from error
     config = make(settings, str(path))
+    _unchanged(inputs, {"the settings": _settings(settings)})
     if folder_of(config.out).resolve() != folder.resolve():
         raise ValueError(f"the run in {folder} was made in {folder_of(config.out)}; move it back, or begin a new one")
-    run = _prepare(config)
-    now = _inputs(run, settings)
-    if changed := [name for name in inputs if now.get(name) != inputs[name]]:
-        raise ValueError(
-            f"these are not what they were when the run began: {', '.join(changed)}. Going on would mix two runs; "
-            "bring them back, or begin a new run"
-        )
+    run = _prepare(config, inputs)
     for name, value in environment().items():
         if then.get(name) != value:
             say(f"{name} was {then.get(name)} and is {value}: the result may differ in its last bits")
@@ -346,16 +346,34 @@ def done(out: str | Path) -> bool:
     return (folder_of(out) / "report.html").is_file()
 
 
-def _prepare(config: Config) -> Run:
-    """Loads model and data and tries everything that can be tried without learning."""
+def _prepare(config: Config, inputs: dict[str, str]) -> Run:
+    """Loads model and data and tries everything that can be tried without learning.
+
+    `inputs` are the hashes of what the result depends on; those that it lacks are added, and others that differ are a
+    ValueError.
+    """
     use_machine(config)
+    files = {"model": model_file(config.model), "weights": Path(config.weights), "memory": Path(config.memory)}
+    there = {f"{name} {path}": path for name, path in files.items() if path is not None and path.is_file()}
+    _unchanged(inputs, {name: _hash(path.read_bytes()) for name, path in there.items()})
     model, loaded = load_model(config)
-    data = load_data(config, outputs_of(model, config))
+    sources = load_sources(config)
+    _unchanged(inputs, {f"data {path}": source.fingerprint for path, source in sources.items()})
+    data = arrange(config, sources, outputs_of(model, config))
+    _unchanged(inputs, {"the classes": _hash(json.dumps(data.classes).encode())})
     run = Run(config, data, loaded, _memory(config, data) if config.memory else None)
     with TemporaryDirectory() as folder:
         for method in run.contenders.values():
             run.rehearse(method, Path(folder))
     return run
+
+
+def _unchanged(inputs: dict[str, str], now: dict[str, str]) -> None:
+    if changed := [name for name, value in now.items() if inputs.setdefault(name, value) != value]:
+        raise ValueError(
+            f"these are not what they were when the run began: {', '.join(changed)}. Going on would mix two runs; "
+            "bring them back, or begin a new run"
+        )
 
 
 def _memory(config: Config, data: Data) -> dict[str, Any]:
@@ -377,16 +395,8 @@ def _memory(config: Config, data: Data) -> dict[str, Any]:
     return kept
 
 
-def _inputs(run: Run, settings: dict[str, Any]) -> dict[str, str]:
-    """Hashes of what the result depends on."""
-    config = run.config
-    files = {"weights": Path(config.weights), "model": model_file(config.model)}
-    if config.memory:
-        files["memory"] = Path(config.memory)
-    hashes = {f"{name} {path}": _hash(path.read_bytes()) for name, path in files.items() if path is not None}
-    about = {"the settings": settings, "the classes": run.data.classes}
-    hashes |= {name: _hash(json.dumps(value, sort_keys=True).encode()) for name, value in about.items()}
-    return hashes | {f"data {path}": value for path, value in run.data.fingerprints.items()}
+def _settings(settings: dict[str, Any]) -> str:
+    return _hash(json.dumps(settings, sort_keys=True).encode())
 
 
 def _hash(content: bytes) -> str:
@@ -417,10 +427,6 @@ def weights_of(out: str | Path) -> tuple[Path, ...]:
         return path / "model.pth", path / "model.safetensors"
     inside = folder_of(path) / path.stem
     return path, inside.with_name(f"{path.stem}.pth"), inside.with_name(f"{path.stem}.safetensors")
-
-
-def _few(rows: Rows) -> Rows:
-    return Subset(rows, torch.arange(min(2, len(rows))))
 
 
 def _file_name(name: str) -> str:

@@ -91,7 +91,9 @@ def test_new_classes_come_behind_the_old_ones_whose_rows_stay_in_place(learn, sh
 
 def test_photos_of_new_animals_are_learned_by_their_names(learn, everlearn, shop, tmp_path):
     photo = {"model": shop.model("Photo"), "data": shop / "new-photos", "old": shop / "photos"}
-    said = learn(**photo, weights=shop / "photo.safetensors", test=shop / "test-photos", augment="flip,crop:1", epochs=15)
+    said = learn(
+        **photo, weights=shop / "photo.safetensors", test=shop / "test-photos", augment="flip,crop:1", epochs=15
+    )
     assert said.code == 0
     classes = report_of(tmp_path / "made/updated")["runs"]["er"]["scores"]["scores"][-1]["by_class"]
     assert set(classes) == {"ant", "zebra"}
@@ -106,8 +108,13 @@ def test_the_same_rows_in_any_format_end_in_the_same_weights(learn, shop, tmp_pa
     with np.load(shop / "first.npz") as arrays:
         x, y = arrays["x"], arrays["y"]
     names = [f"f{number}" for number in range(12)]
-    rows = [dict(zip([*names, "label"], [*map(float, row), int(label)], strict=True)) for row, label in zip(x, y, strict=True)]
-    (tmp_path / "new.csv").write_text("\n".join(",".join(map(str, line)) for line in [rows[0], *(r.values() for r in rows)]))
+    rows = [
+        dict(zip([*names, "label"], [*map(float, row), int(label)], strict=True))
+        for row, label in zip(x, y, strict=True)
+    ]
+    (tmp_path / "new.csv").write_text(
+        "\n".join(",".join(map(str, line)) for line in [rows[0], *(r.values() for r in rows)])
+    )
     (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "new.parquet")
     weights = []
@@ -142,8 +149,14 @@ def test_one_set_of_tests_is_split_by_class_and_several_are_taken_as_they_come(l
     arrivals = [shop / "first.npz", shop / "second.npz"]
     split = learn(data=arrivals, test=shop / "test-all.npz", out=tmp_path / "split")
     assert {name: row[0] for name, row in values(split).items()} == {"old": "60", "1: first": "40", "2: second": "40"}
-    several = learn(data=arrivals, test=[shop / "more.npz", shop / "first.npz", shop / "test-all.npz"], out=tmp_path / "several")
-    assert {name: row[0] for name, row in values(several).items()} == {"old": "40", "1: first": "40", "2: second": "140"}
+    several = learn(
+        data=arrivals, test=[shop / "more.npz", shop / "first.npz", shop / "test-all.npz"], out=tmp_path / "several"
+    )
+    assert {name: row[0] for name, row in values(several).items()} == {
+        "old": "40",
+        "1: first": "40",
+        "2: second": "140",
+    }
 
 
 def test_without_test_data_rows_are_held_out_and_never_learned(learn, shop, tmp_path):
@@ -184,7 +197,9 @@ def test_the_weights_load_into_a_plain_module_of_torch(learn, shop, tmp_path):
 
 def test_the_next_run_knows_the_classes_from_the_weights(learn, shop, tmp_path):
     photo = {"model": shop.model("Photo"), "test": None, "epochs": 1}
-    first = learn(**photo, weights=shop / "photo.safetensors", data=shop / "new-photos", old=shop / "photos", out=tmp_path / "one")
+    first = learn(
+        **photo, weights=shop / "photo.safetensors", data=shop / "new-photos", old=shop / "photos", out=tmp_path / "one"
+    )
     assert first.code == 0
     random = np.random.default_rng(1)
     for animal in ("bee", "dog"):
@@ -252,6 +267,14 @@ def test_rows_with_ids_of_their_own_are_the_same_rows_in_every_file(learn, shop,
     learn(data=[tmp_path / "a.csv", tmp_path / "b.csv"], method="er:memory=1000")
     notes = report_of(tmp_path / "made/updated")["runs"]["er"]["scores"]["notes"]
     assert [notes[after]["memory_rows"] for after in ("1", "2")] == [100, 100]
+
+
+def test_where_nothing_is_tested_nothing_is_claimed(learn, tmp_path):
+    said = learn(test=None, holdout=0)
+    assert said.code == 0
+    assert "before" not in said.out
+    assert "Nothing was measured" in said.out
+    assert report_of(tmp_path / "made/updated")["runs"]["er"]["average_accuracy"] is None
 
 
 # -- what an earlier run remembered ----------------------------------------------------------------------------
@@ -345,7 +368,9 @@ def test_a_toml_file_holds_all_settings_beside_itself_and_flags_win(everlearn, s
         'model = "net.py:Net"\nweights = "deployed.pth"\ndata = "first.npz"\nold = "old.npz"\ntest = ["test.npz"]\n'
         'out = "run"\nmethod = "er:memory=30"\nepochs = 7\nbatch-size = 16\nclip = 1\ncompare = true\n'
     )
-    said = everlearn("learn", "--config", folder / "job.toml", "--epochs", 2, "--no-compare", "--out", tmp_path / "mine")
+    said = everlearn(
+        "learn", "--config", folder / "job.toml", "--epochs", 2, "--no-compare", "--out", tmp_path / "mine"
+    )
     assert said.code == 0, said.err
     settings = report_of(tmp_path / "mine")["facts"]["settings"]
     assert [settings[name] for name in ("epochs", "batch_size", "clip", "compare")] == [2, 16, 1.0, False]
@@ -359,7 +384,8 @@ def test_modules_beside_the_file_of_the_model_can_be_imported(learn, tmp_path, m
     (tmp_path / "uses.py").write_text(
         "from torch import nn\nfrom beside_the_model import WIDTH\n\n\nclass Net(nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n"
-        "        self.body = nn.Sequential(nn.Linear(12, WIDTH), nn.ReLU())\n        self.head = nn.Linear(WIDTH, 3)\n\n"
+        "        self.body = nn.Sequential(nn.Linear(12, WIDTH), nn.ReLU())\n"
+        "        self.head = nn.Linear(WIDTH, 3)\n\n"
         "    def forward(self, x):\n        return self.head(self.body(x))\n"
     )
     assert learn(model=f"{tmp_path / 'uses.py'}:Net").code == 0

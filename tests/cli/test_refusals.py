@@ -17,6 +17,7 @@ from workspace.inputs import contents, photos, words
 from everlearn import checkpoint
 
 RANDOM = np.random.default_rng(0)
+CLASSES = ",".join(map(str, range(16)))
 
 
 def points(count=20, width=12):
@@ -135,11 +136,24 @@ def test_a_name_that_makes_no_model(refused, shop, name, said):
         ("missing.py:Net", ["there is no file .*missing.py", "--model takes FILE.py:NAME"]),
         ("net.py", ["cannot read --model 'net.py'", "expected FILE.py:NAME"]),
         ("no_such_package:Net", ["cannot import 'no_such_package'"]),
-        ("torch.nn:Flatten", ["fills 0.0% of its parameters"]),
+        ("torch.nn:Flatten", ["Flatten has no nn.Linear"]),
     ],
 )
 def test_a_model_that_is_not_there(refused, model, said):
     refused(*said, model=model)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Pair", ["answers with a tuple; expected one tensor"]),
+        ("Headless", [r"answers with shape \(16,\) for a row, but its head 'head' has 3 outputs", "--head"]),
+        ("Buggy", ["cannot answer: AttributeError: .*haed", r"net.py, line \d+"]),
+        ("Frozen", ["all weights of .*Frozen are frozen"]),
+    ],
+)
+def test_a_model_that_answers_otherwise(refused, shop, name, said):
+    refused(*said, model=shop.model(name))
 
 
 @pytest.mark.parametrize(
@@ -153,6 +167,7 @@ def test_a_file_of_a_model_that_does_not_import(refused, tmp_path, code, said):
 
 def test_a_head_that_is_not_there(refused):
     refused("no nn.Linear named 'heda'", "the nearest are 'head'", head="heda")
+    refused("its head 'body.0' has 16 outputs", "--head", head="body.0", old=None, test=None, classes=CLASSES)
 
 
 def test_a_device_that_is_not_there(refused):
@@ -455,7 +470,9 @@ def test_toml(everlearn, settings, tmp_path, toml, said):
 
 
 def test_a_toml_file_that_is_not_there(everlearn, tmp_path):
-    message(everlearn("learn", "--config", tmp_path / "job.toml"), "there is no file .*job.toml", "--config takes a TOML")
+    message(
+        everlearn("learn", "--config", tmp_path / "job.toml"), "there is no file .*job.toml", "--config takes a TOML"
+    )
 
 
 # -- memories --------------------------------------------------------------------------------------------------
@@ -471,7 +488,9 @@ def test_a_memory_that_is_none(refused, learn, shop, tmp_path):
 def test_a_memory_of_another_model_or_task(learn, shop, tmp_path):
     assert learn(out=tmp_path / "one", epochs=1).code == 0
     memory = tmp_path / "one/memory.checkpoint"
-    message(learn(memory=memory), "is of a model for 0, 1, 2, 3, 4, but this one answers for 0, 1, 2", "give the weights")
+    message(
+        learn(memory=memory), "is of a model for 0, 1, 2, 3, 4, but this one answers for 0, 1, 2", "give the weights"
+    )
     prices = {"model": shop.model("Price"), "weights": shop / "price.pth", "task": "regression", "target": "price"}
     prices |= {"data": shop / "prices.csv", "old": None, "test": None}
     message(learn(**prices, memory=memory), "is of classification, but this is regression")
@@ -496,9 +515,10 @@ def test_an_out_that_is_taken(learn, shop, tmp_path):
 @pytest.fixture
 def nobody(shop):
     """A folder that everybody may read, and a process that may no more than that."""
-    folder = Path(tempfile.mkdtemp(prefix="everlearn-", dir="/tmp"))  # noqa: S108 (the parents of tmp_path are private)
+    folder = Path(tempfile.mkdtemp(prefix="everlearn-", dir="/tmp"))
     shutil.copytree(shop.folder, folder / "shop")
-    folder.chmod(0o755)
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        path.chmod(0o755)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)

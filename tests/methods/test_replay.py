@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 from methods.small import everything, experience, net
 
@@ -118,3 +119,11 @@ def test_the_batch_of_the_user_is_not_changed():
     assert all(torch.equal(batch[name], column) for name, column in before.items())
     method.memory.rows()["x"].zero_()
     assert everything(method.memory)["x"].any()
+
+
+def test_rows_that_the_objective_refuses_are_not_remembered():
+    method, bad = Replay(Memory(100)), rows(8) | {"y": torch.full((8,), 9)}
+    seen_by(method, [rows(0)])
+    with pytest.raises(ValueError, match=r"labels go from"):
+        method(net(), bad, classify)
+    assert sorted(method.memory.ids.tolist()) == list(range(8))

@@ -18,7 +18,7 @@ from everlearn.learner import Learner
 from everlearn.models import save_weights
 from everlearn.streams import Experience
 
-NET = '''
+NET = """
 from torch import nn
 
 
@@ -64,7 +64,28 @@ class Picky(nn.Module):
 
 class NoModule:
     pass
-'''
+
+
+class Pair(Net):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Headless(Net):
+    def forward(self, x):
+        return self.body(x)
+
+
+class Buggy(Net):
+    def forward(self, x):
+        return self.haed(x)
+
+
+class Frozen(Net):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+"""
 COLOURS = {"cat": (220, 30, 30), "dog": (30, 220, 30), "ant": (30, 30, 220), "zebra": (200, 200, 200)}
 
 

@@ -1,0 +1,9 @@
+"""One thread for each test process: several run side by side, and bits depend on the number of threads."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the programs that tests start
+
+import torch
+
+torch.set_num_threads(1)
