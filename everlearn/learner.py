@@ -174,7 +174,7 @@ class Learner:
                 seed=self.seed,
                 first_id=_ids(experience),
             ):
-                self.method(self.model, self._admit(batch), objective)
+                self.method(self.model, self._admit(batch, self.device), objective)
         self.method.end(self.model, experience, self._seen(None))
         self.experience = experience.index + 1
 
@@ -290,7 +290,8 @@ class Learner:
         """One step of the optimizer."""
         assert self._live is not None  # noqa: S101 (an invariant, for the type checker too)
         assert self.optimizer is not None  # noqa: S101
-        batch = self._admit(batch)
+        # `self.device` would walk through the modules of the model at each step.
+        batch = self._admit(batch, self._weights[0].device if self._weights else self.device)
         if not self.model.training:
             self._train()
         for weight in self._weights:
@@ -298,16 +299,17 @@ class Learner:
         for shadow, kept in zip(self._shadow, self._kept, strict=True):
             torch._foreach_copy_(shadow, kept)
         objective = self._seen(self.number)
-        rows = length(batch)
         outputs: list[Output] = []
         pieces = self._pieces(batch)
-        for piece in pieces:
+        sizes = list(map(length, pieces))
+        rows = sum(sizes)
+        for piece, size in zip(pieces, sizes, strict=True):
             try:
                 with self._autocast():
                     output = self.method(self._live, piece, objective)
                 if output.loss is not None:
                     border.finite_loss(output.loss)
-                    share = length(piece) / rows
+                    share = size / rows
                     self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()  # type: ignore[no-untyped-call]
             except Exception as error:
                 self._refuse()
@@ -320,7 +322,7 @@ class Learner:
         if _world() > 1:
             average(self._buffers)
         self.number += 1
-        return _merge(outputs, list(map(length, pieces)))
+        return _merge(outputs, sizes)
 
     def _pool(self, rows: int) -> bool:
         """Makes each gradient its mean over the rows of all processes, and says whether there were any.
@@ -371,11 +373,11 @@ class Learner:
         for module in self._frozen:
             module.training = False
 
-    def _admit(self, batch: Batch) -> Batch:
+    def _admit(self, batch: Batch, device: torch.device) -> Batch:
         """The batch on the device, once it is known to be clean."""
-        if length(batch) or _world() == 1:  # of several processes, one may have no share of a small batch
+        if _world() == 1 or length(batch):  # of several processes, one may have no share of a small batch
             border.clean(batch)
-        return move(batch, self.device)
+        return move(batch, device)
 
     def _pieces(self, batch: Batch) -> Sequence[Batch]:
         if self.accumulate == 1 and length(batch):

@@ -17,7 +17,7 @@ SMALL = {
     "class_incremental": ["3"],
     "your_own_loop": ["1"],
     "stream_without_borders": ["400"],
-    "resume": ["FOLDER", "1"],
+    "resume": ["FOLDER", "4"],
     "images_from_folders": ["FOLDER"],
     "lightning_host": ["1"],
     "huggingface_host": ["1"],

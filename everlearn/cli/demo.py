@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from everlearn.cli.show import console, work
+from everlearn.cli.show import console, histories, work
 from everlearn.data import load, view
 from everlearn.learner import Learner
 from everlearn.models import MLP, save_weights
@@ -64,7 +64,7 @@ def demonstrate(out: Path, method: str) -> None:
             "optimizer": "sgd:lr=0.02,momentum=0.9",
         }
     )
-    work(begin(config), quiet=True)
+    work(begin(config), quiet=True, tables=histories)
 
 
 def _deploy(path: Path, weights: Path) -> Path:

@@ -3,7 +3,7 @@
 import errno
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import cleandoc
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -41,8 +42,11 @@ def say(text: str) -> None:
     console.print(text, style="yellow", markup=False, soft_wrap=True)
 
 
-def work(run: Run, *, quiet: bool = False) -> None:
-    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave."""
+Tables = Callable[[Mapping[str, Scores]], Iterable[Table]]
+
+
+def work(run: Run, *, quiet: bool = False, tables: Tables = lambda runs: [outcome(runs)]) -> None:
+    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave. Ends with `tables`."""
     if not quiet:
         _given(run)
     for path in run.data.quarantined:
@@ -57,7 +61,8 @@ def work(run: Run, *, quiet: bool = False) -> None:
         say(f"Saved. Go on with: everlearn resume {run.folder}")
         sys.exit(0)
     if all(scores.learned for scores in run.scores.values()):
-        console.print(outcome(run.scores))
+        for table in tables(run.scores):
+            console.print(table)
     console.print(_verdict(run.scores), markup=False, soft_wrap=True)
     _results(run)
 
@@ -126,6 +131,23 @@ def outcome(runs: Mapping[str, Scores]) -> Table:
     return table
 
 
+def histories(runs: Mapping[str, Scores]) -> Iterator[Table]:
+    """For each method a table: what was known of each experience after each."""
+    for name, scores in runs.items():
+        table = Table(
+            box=SIMPLE_HEAD, pad_edge=False, title=f"{name}: accuracy, %, after each arrival", title_justify="left"
+        )
+        table.add_column("after learning")
+        for on in range(scores.learned):
+            table.add_column(Text(scores.name(on)), justify="right")
+        for after in range(scores.learned):
+            known = [scores.at(after, on) if on <= after else None for on in range(scores.learned)]
+            table.add_row(
+                Text(scores.name(after)), *(wording.level(each.value, scores.kind) if each else "" for each in known)
+            )
+        yield table
+
+
 def _verdict(runs: Mapping[str, Scores]) -> str:
     """What became of the old data, by what is kept and by what it is compared with."""
     said = []
@@ -167,16 +189,21 @@ class _Show:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.tasks: dict[tuple[str, str], int] = {}
+        self.tasks: dict[tuple[str, str], TaskID] = {}
+        self.waiting: TaskID | None = None
+        """A bar for work whose length is not known."""
 
     def __call__(self, moment: Moment) -> None:
         key = (moment.contender, moment.experience)
         if key not in self.tasks:
-            title = f"{moment.contender}: {moment.experience}"
-            self.tasks[key] = self.progress.add_task(
-                title, total=moment.of, completed=moment.place - 1, rows=moment.rows
-            )
-        self.progress.update(self.progress.tasks[self.tasks[key]].id, completed=moment.place)
+            if self.waiting is not None:
+                self.progress.remove_task(self.waiting)
+                self.waiting = None
+            title, done = f"{moment.contender}: {moment.experience}", max(0, moment.place - 1)
+            self.tasks[key] = self.progress.add_task(title, total=moment.of or None, completed=done, rows=moment.rows)
+            if not moment.of:
+                self.waiting = self.tasks[key]
+        self.progress.update(self.tasks[key], completed=moment.place)
 
 
 class _Speed(ProgressColumn):

@@ -29,8 +29,9 @@ class DERpp(Method):
         output = rest(model, batch)
         dark, light = self.memory.sample(self.count), self.memory.sample(self.count)
         loss = output.loss
-        if dark and loss is not None:
+        if dark and loss is not None and self.alpha != 0:
             loss = loss + self.alpha * darkness(objective(model, asked(dark)).logits, tensor(dark, "logits"))
+        if light and loss is not None and self.beta != 0:
             known = objective(model, asked(light, answers=True)).loss
             if known is not None:
                 loss = loss + self.beta * known

@@ -64,6 +64,7 @@ class Moment:
     experience: str
     place: int
     of: int
+    """Steps in all; 0 where that is not known."""
     rows: int
     """Learned in this step."""
 
@@ -132,7 +133,7 @@ class Run:
             state = {"learner": learner.state_dict(), "scores": scores.state_dict(), "seconds": seconds}
             keeper.save(state, learner.number * 1000 + learner.experience)
 
-        self._save = save
+        self._save = lambda: None  # until there is something to go on from
         saved = keeper.load(say)
         if saved is not None:
             learner.load_state_dict(saved["learner"])
@@ -142,17 +143,19 @@ class Run:
             seed_globals(mix(config.seed))
             if torch.device(config.device).type == "cuda":
                 torch.cuda.manual_seed_all(mix(config.seed))
+            yield Moment(name, "past data", 0, 0, 0)
             self._inherit(learner, method)
             self._measure(learner, scores, after=0, final=True)
             save()
+        self._save = save
         every = max(1, config.epochs // 5)
         for experience in self.data.arrivals[learner.experience - 1 :]:
             for step in learner.steps(experience):
-                rows = min(config.batch_size, len(experience.train))
-                yield Moment(name, self.data.names[experience.index], step.place, step.of, rows)
                 at_end = step.place % (step.of // config.epochs) == 0
                 if at_end and step.place < step.of and (step.epoch + 1) % every == 0:
                     self._measure(learner, scores, after=experience.index, final=False)
+                rows = min(config.batch_size, len(experience.train))
+                yield Moment(name, self.data.names[experience.index], step.place, step.of, rows)
                 if keeper.due():
                     save()
             self._measure(learner, scores, after=experience.index, final=True)

@@ -44,7 +44,7 @@ def settings(folder: Path, out: str, method: str) -> dict[str, object]:
         "test": [data["test"]],
         "method": method,
         "out": str(folder / out),
-        "epochs": 20,
+        "epochs": 8,
         "batch_size": 8,
         "optimizer": "adam:lr=0.003",
         "scheduler": "cosine",
