@@ -49,7 +49,7 @@ def train(name: str, methods: list[str], runs: int, *, quick: bool) -> Iterator[
         pairs = [_pair(work, method, data, run) for run in range(-1, runs)][1:]
         mine, theirs = zip(*pairs, strict=True)
         detail = f"{per_second(rows, mine)} samples/s, bare {per_second(rows, theirs)}"
-        yield Line(name, method, ratios(theirs, mine), "× bare", GOALS[method], detail=detail)
+        yield Line(name, method, ratios(theirs, mine), "of bare", GOALS[method], detail=detail)
 
 
 def _experiences(work: Work, rows: int) -> Iterator[Experience]:

@@ -205,6 +205,8 @@ class Checkpoints:
         Damaged checkpoints are reported and set aside. If there are some but none is whole, that is a
         CheckpointError: a run never starts from the beginning in silence.
         """
+        for unfinished in self.folder.glob(".*.checkpoint.*"):  # of a process that was killed while it wrote
+            unfinished.unlink()
         paths = self.paths()
         for path in reversed(paths):
             try:

@@ -111,6 +111,20 @@ class BottomK:
             self._settle(self._all())
         return rows, slots
 
+    def find(self, ids: Ids) -> tuple[Indices, Indices]:
+        """The positions in `ids`, (n,) int64, of those that are kept, and their slots; of repeated ids the last."""
+        hashed = priorities(ids, self._key)
+        slots = np.full(len(ids), -1, np.int64)
+        fresh = self._catch_up()
+        order = fresh.priorities.argsort()
+        for run in (self._base, fresh.pick(order)):
+            place = _found(hashed, run.priorities)
+            known = place >= 0
+            slots[known] = np.maximum(slots[known], run.slots[place[known]])
+        rows = (slots >= 0).nonzero()[0]
+        last = len(rows) - 1 - np.unique(slots[rows][::-1], return_index=True)[1]
+        return rows[last], slots[rows[last]]
+
     def forget(self, ids: Ids) -> tuple[int, Indices, Indices]:
         """Removes ids, and turns them away for good.
 

@@ -64,8 +64,11 @@ class Memory:
         return None
 
     @torch.no_grad()
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Batch, *, renew: bool = False) -> None:
         """Offers the rows of a batch.
+
+        What comes again under an id that is kept is passed over, or with `renew` stored in place of what was
+        there: the same row, with what a method notes about it now.
 
         Raises a ValueError if its columns are not those of the first batch, or if the capacity is below one
         row: nothing has changed then. After the OSError of a full disk, load the last state.
@@ -79,6 +82,10 @@ class Memory:
         labels = None if groups is None else _integers("a group", groups)
         store = self._store or self._open(batch)
         self.seen += length(batch)
+        if renew and "id" in batch:
+            again, places = self._kept.find(ids)
+            if len(again):
+                store.write(torch.from_numpy(places), take(batch, torch.from_numpy(again)))
         chosen, slots = self._kept.offer(ids, labels, new="id" not in batch)
         if len(chosen):
             rows = batch if len(chosen) == length(batch) else take(batch, torch.from_numpy(chosen))

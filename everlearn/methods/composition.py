@@ -61,6 +61,8 @@ def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
             raise ValueError(  # noqa: TRY004 (a text that cannot be read)
                 f"{spec.name}:{field.name.rstrip('_')} must be {_said(field.type)}, but is {value!r}"
             )
+        if isinstance(value, int | float) and value < 0:
+            raise ValueError(f"{spec.name}:{field.name.rstrip('_')} must not be negative, but is {value!r}")
     return method
 
 

@@ -18,7 +18,8 @@ class DER(Method):
     """L = L_new + alpha * mean (f(x') - z')^2, over old rows x' and the logits z' given when they were stored.
 
     The mean is over rows and logits. Where the head has grown since, only the outputs that were there then are
-    compared. Rows are stored raw and augmented anew at each draw.
+    compared. Rows are stored raw and augmented anew at each draw. Departure: the sample is of distinct rows (see
+    `Replay`), and a kept row that comes again in a later epoch renews its logits; in one epoch this is the paper's.
     """
 
     memory: Memory
@@ -46,8 +47,12 @@ def darkness(logits: Tensor, remembered: Tensor) -> Tensor:
 
 
 def remember(memory: Memory, batch: Batch, output: Output) -> None:
-    """Stores the rows of the batch with the answers of this step, given before its update."""
-    memory.add(batch | {"logits": output.logits[: length(batch)].detach().float()})
+    """Stores the rows of the batch with the answers of this step, given before its update.
+
+    A row that is kept already, and comes again in a later epoch, gets the answers of now: those of a first epoch are
+    those of a model that knows little yet, and no lesson to hold on to.
+    """
+    memory.add(batch | {"logits": output.logits[: length(batch)].detach().float()}, renew=True)
 
 
 def asked(old: Batch, *, answers: bool = False) -> Batch:

@@ -1,14 +1,13 @@
 """What runs did, for people and for programs: JSON, a table in the terminal, and a page."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlearn.checkpoint import write
 from everlearn.metrics.account import Account
 from everlearn.metrics.catalogue import READINGS
 from everlearn.metrics.page import page
@@ -84,26 +83,10 @@ class Report:
         """One HTML file with everything in it: no script, nothing from outside."""
         return page(self.title, self.accounts, self.facts)
 
-    def write(self, folder: str | os.PathLike[str]) -> Path:
+    def write(self, folder: str | Path) -> Path:
         """Writes `report.json` and `report.html` into `folder`, whole or not at all; returns the page."""
         place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        _write(
-            place / "report.json",
-            json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        )
-        _write(place / "report.html", self.to_html())
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write(place / "report.json", text.encode())
+        write(place / "report.html", self.to_html().encode())
         return place / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    """A reader of `path` sees the old text or the new one, also after a crash."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

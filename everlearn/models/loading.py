@@ -1,16 +1,16 @@
 """Weights in files: read without running anything, fitted to a model all or nothing, and what came of it."""
 
+import io
 import json
 import os
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from pickle import UnpicklingError  # the name of an error: nothing is unpickled here
-from secrets import token_hex
 from typing import BinaryIO, Literal, NamedTuple
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from everlearn.checkpoint import write
 from everlearn.models.classes import Classes
 from everlearn.models.heads import grow, head_of
 from everlearn.models.views import bare
@@ -540,9 +541,11 @@ def save_weights(
         notes = {"format": "pt", **(metadata or {})}
         if classes is not None:
             notes["classes"] = json.dumps(Classes(classes).names)
-        _replace(path, lambda temporary: _write_safetensors(state, temporary, notes))
+        write(path, _as_safetensors(state, notes))
     else:
-        _replace(path, lambda temporary: torch.save(state, temporary))
+        content = io.BytesIO()  # torch's own writer says little about a full disk
+        torch.save(state, content)
+        write(path, content.getvalue())
 
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
@@ -566,8 +569,8 @@ def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
         raise LoadError(f"the classes in {path} are no list of different names: {error}") from None
 
 
-def _write_safetensors(state: Mapping[str, Tensor], path: Path, notes: dict[str, str]) -> None:
-    from safetensors.torch import save_file  # noqa: PLC0415
+def _as_safetensors(state: Mapping[str, Tensor], notes: dict[str, str]) -> bytes:
+    from safetensors.torch import save  # noqa: PLC0415
 
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -575,31 +578,8 @@ def _write_safetensors(state: Mapping[str, Tensor], path: Path, notes: dict[str,
         storage = value.untyped_storage().data_ptr()
         plain[name] = value.contiguous() if storage not in seen else value.clone(memory_format=torch.contiguous_format)
         seen.add(storage)
-    save_file(plain, path, metadata=notes)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Puts what `write` writes in the place of `path`, at once and for good."""
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
-    try:
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode  # what the mask of this process allows; safetensors writes for us alone
-        write(temporary)
-        temporary.chmod(mode)
-        _flush(temporary, os.O_RDWR)
-        temporary.replace(path)
-        if os.name == "posix":  # others cannot open a folder
-            _flush(path.parent, os.O_RDONLY)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path, mode: int) -> None:
-    handle = os.open(path, mode)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    content: bytes = save(plain, metadata=notes)
+    return content
 
 
 # -- in words ------------------------------------------------------------------------------------------------

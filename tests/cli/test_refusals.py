@@ -367,7 +367,7 @@ def test_settings_of_images_for_data_that_are_none(refused, npz):
         ("er:memory=lots", "capacity in bytes reads like '500kB'"),
         ("er:memory=0", "whole number of rows"),
         ("er:count=few", "count must be a whole number, but is 'few'"),
-        ("er:count=-1", "count must be at least 0"),
+        ("er:count=-1", "count must not be negative"),
         ("er:keep=all", "no memory 'all'"),
         ("er+er", "names er twice"),
         ("naive+er", "naive is the absence of a method"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from memory.reference import Reference, smallest
 
-from everlearn.batch import UNLABELED
+from everlearn.batch import UNLABELED, take
 from everlearn.memory import Balanced, Memory, bottomk
 from everlearn.memory.priority import identities, priorities, stream
 
@@ -301,3 +301,20 @@ def test_seeds_give_different_memories_and_the_same_seed_the_same():
     assert made(1).ids.equal(made(1).ids)
     assert made(1).sample(5)["id"].equal(made(1).sample(5)["id"])
     assert len(set(made(1).ids.tolist()) & set(made(2).ids.tolist())) < 15
+
+
+@pytest.mark.parametrize("kind", [Memory, Balanced])
+def test_a_kept_row_that_comes_again_is_renewed_only_if_told_so(kind):
+    memory = kind(50)
+    batch = {"id": torch.arange(400), "y": torch.arange(400) % 4, "note": torch.zeros(400)}
+    for part in range(0, 400, 16):  # some ids still wait in the short run
+        memory.add(take(batch, slice(part, part + 16)))
+    kept = memory.ids.clone()
+    memory.add(batch | {"note": torch.ones(400)})
+    assert memory.rows()["note"].sum() == 0
+    memory.add(batch | {"note": batch["id"].float()}, renew=True)
+    assert torch.equal(memory.ids, kept)
+    assert torch.equal(memory.rows()["note"], kept.float())
+    twice = torch.cat([kept[:1], kept[:1]])
+    memory.add({"id": twice, "y": twice % 4, "note": torch.tensor([-1.0, -2.0])}, renew=True)
+    assert memory.rows()["note"][0] == -2

@@ -676,11 +676,10 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     path = tmp_path / "w.pth"
     save_weights(Small(seed=1), path)
 
-    def fail(state, temporary):
-        Path(temporary).write_bytes(b"half a fi")
+    def fail(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         save_weights(Small(seed=2), path)
     assert [file.name for file in tmp_path.iterdir()] == ["w.pth"]
