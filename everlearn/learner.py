@@ -471,7 +471,7 @@ def _merge(outputs: list[Output], sizes: list[int]) -> Output:
     """The outputs of the pieces as one, detached; rows that the method joined to a piece are left out."""
     if not outputs:
         return Output(None, torch.empty(0))
-    logits = [output.logits[:size].detach() for output, size in zip(outputs, sizes, strict=True)]
+    logits = [output.logits.detach()[:size] for output, size in zip(outputs, sizes, strict=True)]
     if len(outputs) == 1:
         loss = outputs[0].loss
         return Output(None if loss is None else loss.detach(), logits[0])
