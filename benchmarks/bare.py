@@ -4,7 +4,7 @@ Nothing here is checked, saved, resumed or composed, and nothing does more than 
 RAM, one gather a batch, one forward pass over joined rows, no graph for a quadratic, no `.item()`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -75,7 +75,9 @@ class Reservoir:
 
 @dataclass
 class Loop:
-    """What all loops share: `learn` learns one experience, `end` is called, off the clock, after it."""
+    """What all loops share: `learn` learns one experience and stops after each step, so that two loops can take
+    turns; `end` is called, off the clock, after it.
+    """  # noqa: D205 (one sentence)
 
     model: nn.Module
     optimizer: Optimizer
@@ -84,7 +86,7 @@ class Loop:
     """Rows in a batch, and in each draw from the memory."""
     memory: Reservoir
 
-    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
+    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         raise NotImplementedError
 
     def end(self, importance: list[Tensor], classes: int) -> None:
@@ -92,18 +94,19 @@ class Loop:
 
 
 class Naive(Loop):
-    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
+    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         for index in order.split(self.size):
             loss = F.cross_entropy(self.model(self.see(x.index_select(0, index))), y.index_select(0, index))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            yield
 
 
 class Replay(Loop):
     """One forward pass over the batch and the old rows."""
 
-    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
+    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         for index in order.split(self.size):
             new_x, new_y = x.index_select(0, index), y.index_select(0, index)
             all_x, all_y = new_x, new_y
@@ -115,6 +118,7 @@ class Replay(Loop):
             loss.backward()
             self.optimizer.step()
             self.memory.add(new_x, new_y)
+            yield
 
 
 class DERpp(Loop):
@@ -122,7 +126,7 @@ class DERpp(Loop):
 
     alpha, beta = 0.1, 0.5
 
-    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
+    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         for index in order.split(self.size):
             new_x, new_y = x.index_select(0, index), y.index_select(0, index)
             logits = self.model(self.see(new_x))
@@ -136,6 +140,7 @@ class DERpp(Loop):
             loss.backward()
             self.optimizer.step()
             self.memory.add(new_x, new_y, logits.detach())
+            yield
 
 
 class EWC(Loop):
@@ -145,7 +150,7 @@ class EWC(Loop):
     pull: tuple[list[Tensor], list[Tensor]] | None = None
     """A, the sum of the importances, and B, that of the importances times the anchors."""
 
-    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
+    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         parameters = list(self.model.parameters())
         weights = [weight.detach() for weight in parameters]
         for index in order.split(self.size):
@@ -157,6 +162,7 @@ class EWC(Loop):
                 torch._foreach_addcmul_(gradients, weights, self.pull[0], self.strength)
                 torch._foreach_sub_(gradients, self.pull[1], alpha=self.strength)
             self.optimizer.step()
+            yield
 
     def end(self, importance: list[Tensor], classes: int) -> None:  # noqa: ARG002
         pairs = zip(importance, self.model.parameters(), strict=True)
@@ -171,7 +177,7 @@ class LwF(Loop):
     teacher: nn.Module | None = None
     known = 0
 
-    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> None:
+    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         for index in order.split(self.size):
             seen = self.see(x.index_select(0, index))
             logits = self.model(seen)
@@ -185,6 +191,7 @@ class LwF(Loop):
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+            yield
 
     def end(self, importance: list[Tensor], classes: int) -> None:  # noqa: ARG002
         self.teacher, self.known = deepcopy(self.model).eval(), classes

@@ -1,9 +1,10 @@
 """Training: samples a second of the Learner against the bare loop, doing the same work."""
 
-import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 
 import bare
 import ours
@@ -11,7 +12,7 @@ import torch
 from measure import Line, per_second, ratios, seconds
 from torch import nn
 
-from everlearn import Experience, Learner
+from everlearn import Experience
 from everlearn.data import Columns, batches, epoch_order, view
 from everlearn.models import MLP, Net, ResNet18, trainable
 from everlearn.models.fisher import fisher
@@ -19,6 +20,8 @@ from everlearn.objective import Objective, Viewed, classify
 
 EXPERIENCES, CAPACITY = 5, 2000
 GOALS = {"naive": 0.95, "er": 0.95, "ewc": 0.90, "derpp": 0.90, "lwf": 0.90}
+TURN = 10
+"""Steps that one side takes before the other has its turn."""
 DRAWLESS = ("naive", "ewc", "lwf")
 """No random draws but the order of the rows: both sides must end with the same weights."""
 
@@ -62,7 +65,7 @@ def _experiences(work: Work, rows: int) -> Iterator[Experience]:
 
 
 def _pair(work: Work, method: str, data: list[Experience], run: int) -> tuple[float, float]:
-    """The seconds that both take for all experiences; in turn at each, the first now one, now the other.
+    """The seconds that both take for all experiences, taking turns.
 
     What happens once at the end of an experience (the Fisher information, the teacher) is off the clock.
     """
@@ -81,29 +84,22 @@ def _pair(work: Work, method: str, data: list[Experience], run: int) -> tuple[fl
     )
     took = [0.0, 0.0]
     for experience in data:
-        for which in (0, 1) if (run + experience.index) % 2 else (1, 0):
-            took[which] += _by_hand(loop, experience) if which else _steps(learner, experience)
-        rows = batches(experience.train, torch.arange(len(experience.train)), 128)
+        x, y = experience.train.column("x"), experience.train.column("y")
+        order = epoch_order(len(x), 0, experience.index, 0)  # that of the Learner with seed 0
+        sides: tuple[Iterator[object], ...] = (learner.steps(experience), loop.learn(x, y, order))
+        left = -(-len(x) // work.size)
+        while left:
+            turn = min(left, TURN)
+            left -= turn
+            for which in (0, 1) if (left // TURN + run) % 2 else (1, 0):
+                took[which] += seconds(lambda side=sides[which], turn=turn: deque(islice(side, turn), maxlen=0))
+        deque(sides[0], maxlen=0)  # to the end of the experience
+        rows = batches(experience.train, torch.arange(len(x)), 128)
         importance = fisher(twin, rows, objective, "empirical") if method == "ewc" else {}
         loop.end(list(importance.values()), max(experience.classes) + 1)
     if method in DRAWLESS:
         _check(start, model, twin)
     return took[0], took[1]
-
-
-def _by_hand(loop: bare.Loop, experience: Experience) -> float:
-    x, y = experience.train.column("x"), experience.train.column("y")
-    order = epoch_order(len(x), 0, experience.index, 0)  # that of the Learner with seed 0
-    return seconds(lambda: loop.learn(x, y, order))
-
-
-def _steps(learner: Learner, experience: Experience) -> float:
-    start = time.perf_counter()
-    took = 0.0
-    for step in learner.steps(experience):
-        if step.place == step.of:
-            took = time.perf_counter() - start
-    return took
 
 
 def _check(start: nn.Module, ours: nn.Module, theirs: nn.Module) -> None:

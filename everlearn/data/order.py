@@ -35,13 +35,10 @@ def batches(
     Rows without a column "id" get one: `first_id` plus their position. `share` = (k, n) gives the k-th of n
     parts of each batch, for n processes that learn together.
     """
-    chunks = torch.split(order, size)[skip:] if len(order) else ()
-    rank, world = share
-    if world > 1:
-        chunks = tuple(chunk.tensor_split(world)[rank] for chunk in chunks)
+    chunks, ids = (_chunks(every, size, share)[skip:] for every in (order, order + first_id))
     if rows.resident:
-        for chunk in chunks:
-            yield _identified(rows.take(chunk), chunk, first_id)
+        for chunk, names in zip(chunks, ids, strict=True):
+            yield _identified(rows.take(chunk), names)
         return
     loader: DataLoader[Batch] = DataLoader(
         _Chunks(rows, chunks, skip, seed),
@@ -50,12 +47,18 @@ def batches(
         # Without one of its own, a DataLoader draws from the global generator at each start: no resume is exact.
         generator=torch.Generator().manual_seed(seed),
     )
-    for chunk, batch in zip(chunks, loader, strict=True):
-        yield _identified(batch, chunk, first_id)
+    for batch, names in zip(loader, ids, strict=True):
+        yield _identified(batch, names)
 
 
-def _identified(batch: Batch, positions: Tensor, first_id: int) -> Batch:
-    return batch if "id" in batch else {**batch, "id": positions + first_id}
+def _chunks(every: Tensor, size: int, share: tuple[int, int]) -> tuple[Tensor, ...]:
+    chunks = torch.split(every, size) if len(every) else ()
+    rank, world = share
+    return tuple(chunk.tensor_split(world)[rank] for chunk in chunks) if world > 1 else chunks
+
+
+def _identified(batch: Batch, ids: Tensor) -> Batch:
+    return batch if "id" in batch else {**batch, "id": ids}
 
 
 class _Chunks(Dataset[Batch]):

@@ -230,10 +230,9 @@ class Memory:
         if 2 * count > among:
             return torch.randperm(among, generator=self._random)[:count]
         drawn = torch.randint(among, (count,), generator=self._random)
-        slots = drawn.tolist()
-        if len(set(slots)) == count:
+        different = dict.fromkeys(drawn.tolist())
+        if len(different) == count:
             return drawn
-        different = dict.fromkeys(slots)
         while len(different) < count:
             more = torch.randint(among, (count - len(different),), generator=self._random)
             different |= dict.fromkeys(more.tolist())
@@ -261,5 +260,5 @@ def _integers(what: str, column: Tensor) -> Ids:
         raise TypeError(
             f"{what} is one whole number per row, but here they are {column.dtype} of shape {tuple(column.shape)}"
         )
-    values: Ids = column.cpu().to(torch.int64).numpy()
+    values: Ids = column.to("cpu", torch.int64).numpy()
     return values

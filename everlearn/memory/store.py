@@ -56,10 +56,13 @@ class Ram:
         for name, column in rows.items():
             held = self._columns[name]
             if isinstance(held, Tensor) and isinstance(column, Tensor):
-                if wider(column, held):
-                    self.template[name] = like = held.new_empty((0, column.shape[1]))
-                    self._columns[name] = held = widened(held, like)
-                _put(held, where, widened(column, held).to(held.device))
+                new = column
+                if new.shape[1:] != held.shape[1:]:  # vectors of floats have become longer, or shorter
+                    if wider(new, held):
+                        self.template[name] = like = held.new_empty((0, new.shape[1]))
+                        self._columns[name] = held = widened(held, like)
+                    new = widened(new, held)
+                _put(held, where, new.to(held.device))
             elif isinstance(held, list):
                 for slot, value in zip(slots.tolist(), column, strict=True):
                     # A copy: one row must not keep the whole of a batch alive.
