@@ -1,5 +1,6 @@
 """Every method, ready to run on small streams of digits, on three kinds of model."""
 
+from dataclasses import dataclass, field
 from functools import cache, partial
 
 import torch
@@ -84,6 +85,28 @@ def mlp(outputs: int) -> nn.Module:
 def multihead() -> nn.Module:
     body = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1))
     return MultiHead(body, 64, 2)
+
+
+@dataclass
+class Diary(Naive):
+    """Writes down what it is asked to do."""
+
+    days: list[str] = field(default_factory=list, init=False)
+
+    def begin(self, model, experience, objective):
+        self.days.append("begin")
+
+    def before_step(self, model):
+        self.days.append("before")
+
+    def after_step(self, model):
+        self.days.append("after" if not torch.is_grad_enabled() else "after, with gradients")
+
+    def end(self, model, experience, objective):
+        self.days.append("end")
+
+    def predict(self, model, batch, objective):
+        return objective(model, batch).logits + 100
 
 
 MODELS = {"mlp": mlp, "conv": Conv, "transformer": Transformer}

@@ -16,28 +16,6 @@ transformers = pytest.importorskip("transformers", reason="the host for the Trai
 from everlearn.hosts.huggingface import Continual  # noqa: E402
 
 
-@dataclass
-class Diary(Naive):
-    """Writes down what it is asked to do."""
-
-    days: list[str] = field(default_factory=list, init=False)
-
-    def begin(self, model, experience, objective):
-        self.days.append("begin")
-
-    def before_step(self, model):
-        self.days.append("before")
-
-    def after_step(self, model):
-        self.days.append("after" if not torch.is_grad_enabled() else "after, with gradients")
-
-    def end(self, model, experience, objective):
-        self.days.append("end")
-
-    def predict(self, model, batch, objective):
-        return objective(model, batch).logits + 100
-
-
 def rows(count=64, **columns):
     columns = columns or {name: zoo.digits()[0].column(name)[:count] for name in ("x", "y")}
     return [{name: column[place] for name, column in columns.items()} for place in range(count)]
@@ -65,27 +43,27 @@ def trainer(folder, model, method, data, objective=classify, **options):
 
 
 def test_training_is_an_experience_from_begin_to_end(tmp_path):
-    made = trainer(tmp_path, zoo.mlp(10), Diary(), rows())
+    made = trainer(tmp_path, zoo.mlp(10), zoo.Diary(), rows())
     made.experience = zoo.stream()[0]
     made.train()
     assert made.method.days == ["begin", *["before", "after"] * 4, "end"]
 
 
 def test_training_without_an_experience_neither_begins_nor_ends(tmp_path):
-    made = trainer(tmp_path, zoo.mlp(10), Diary(), rows())
+    made = trainer(tmp_path, zoo.mlp(10), zoo.Diary(), rows())
     made.train()
     assert made.method.days == ["before", "after"] * 4
 
 
 def test_a_step_of_several_batches_is_one_step_to_the_method(tmp_path):
-    made = trainer(tmp_path, zoo.mlp(10), Diary(), rows(), gradient_accumulation_steps=3)
+    made = trainer(tmp_path, zoo.mlp(10), zoo.Diary(), rows(), gradient_accumulation_steps=3)
     made.train()
     assert made.method.days == ["before", "after"] * 2
 
 
 def test_answers_are_those_of_the_method_the_loss_is_that_of_the_objective_and_nothing_changes(tmp_path):
     model = zoo.mlp(10)
-    made = trainer(tmp_path, model, Diary(), rows())
+    made = trainer(tmp_path, model, zoo.Diary(), rows())
     before = snapshot(model)
     found = made.predict(rows())
     x, y = (zoo.digits()[0].column(name)[:64] for name in ("x", "y"))

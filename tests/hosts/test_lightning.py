@@ -25,28 +25,6 @@ pytestmark = [
 
 
 @dataclass
-class Diary(Naive):
-    """Writes down what it is asked to do."""
-
-    days: list[str] = field(default_factory=list, init=False)
-
-    def begin(self, model, experience, objective):
-        self.days.append("begin")
-
-    def before_step(self, model):
-        self.days.append("before")
-
-    def after_step(self, model):
-        self.days.append("after" if not torch.is_grad_enabled() else "after, with gradients")
-
-    def end(self, model, experience, objective):
-        self.days.append("end")
-
-    def predict(self, model, batch, objective):
-        return objective(model, batch).logits + 100
-
-
-@dataclass
 class Companion(Naive):
     """Has a layer of its own, which corrects the logits."""
 
@@ -77,20 +55,20 @@ def fit(host, **options):
 
 
 def test_a_fit_is_an_experience_from_begin_to_end():
-    host = Continual(zoo.mlp(10), Diary(), optimizer=zoo.SGD)
+    host = Continual(zoo.mlp(10), zoo.Diary(), optimizer=zoo.SGD)
     host.experience = experience()
     fit(host)
     assert host.method.days == ["begin", *["before", "after"] * 4, "end"]
 
 
 def test_a_fit_without_an_experience_neither_begins_nor_ends():
-    host = Continual(zoo.mlp(10), Diary(), optimizer=zoo.SGD)
+    host = Continual(zoo.mlp(10), zoo.Diary(), optimizer=zoo.SGD)
     fit(host)
     assert host.method.days == ["before", "after"] * 4
 
 
 def test_a_step_of_several_batches_is_one_step_to_the_method():
-    host = Continual(zoo.mlp(10), Diary(), optimizer=zoo.SGD)
+    host = Continual(zoo.mlp(10), zoo.Diary(), optimizer=zoo.SGD)
     fit(host, accumulate_grad_batches=3)
     assert host.method.days == ["before", "after"] * 2
 
@@ -112,7 +90,7 @@ def test_weights_of_the_method_are_learned_with_those_of_the_model():
 
 
 def test_predictions_are_those_of_the_method_and_change_nothing():
-    host = Continual(zoo.mlp(10), Diary(), optimizer=zoo.SGD)
+    host = Continual(zoo.mlp(10), zoo.Diary(), optimizer=zoo.SGD)
     before = snapshot(host.model)
     found = torch.cat(trainer().predict(host, DataLoader(batches(), batch_size=None)))
     with torch.no_grad():
