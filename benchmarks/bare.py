@@ -144,30 +144,50 @@ class DERpp(Loop):
 
 
 class EWC(Loop):
-    """The penalty's gradient, strength * (A w - B), goes straight into the gradients: no value, no graph."""
+    """The loss has the penalty in it, as a loop that reports its loss needs; its gradient is added without a graph."""
 
     strength = 1.0
     pull: tuple[list[Tensor], list[Tensor]] | None = None
     """A, the sum of the importances, and B, that of the importances times the anchors."""
+    loss: Tensor
 
     def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         parameters = list(self.model.parameters())
         weights = [weight.detach() for weight in parameters]
+        self.prepare()
         for index in order.split(self.size):
-            loss = F.cross_entropy(self.model(self.see(x.index_select(0, index))), y.index_select(0, index))
+            self.loss = F.cross_entropy(self.model(self.see(x.index_select(0, index))), y.index_select(0, index))
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.loss.backward()
             if self.pull is not None:
-                gradients = [weight.grad for weight in parameters]
-                torch._foreach_addcmul_(gradients, weights, self.pull[0], self.strength)
-                torch._foreach_sub_(gradients, self.pull[1], alpha=self.strength)
+                self.penalise(weights, [weight.grad for weight in parameters])
             self.optimizer.step()
             yield
+
+    def prepare(self) -> None:
+        if self.pull is not None:
+            total, weighted = self.pull
+            self.anchor = [torch.where(a > 0, b / a, 0) for a, b in zip(total, weighted, strict=True)]
+
+    def penalise(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+        away = torch._foreach_sub(weights, self.anchor)  # noqa: SLF001
+        force = torch._foreach_mul(away, self.pull[0])  # noqa: SLF001
+        dots = [torch.dot(a.view(-1), f.view(-1)) for a, f in zip(away, force, strict=True)]
+        self.loss = self.loss.detach() + self.strength / 2 * torch.stack(dots).sum()
+        torch._foreach_add_(gradients, force, alpha=self.strength)
 
     def end(self, importance: list[Tensor], classes: int) -> None:  # noqa: ARG002
         pairs = zip(importance, self.model.parameters(), strict=True)
         new = importance, [value * weight.detach() for value, weight in pairs]
         self.pull = new if self.pull is None else tuple(map(torch._foreach_add, self.pull, new))  # noqa: SLF001
+
+
+class EWCGradient(EWC):
+    """Only the penalty's gradient, strength * (A w - B): the least that learns the same, with a loss that lacks it."""
+
+    def penalise(self, weights: list[Tensor], gradients: list[Tensor]) -> None:
+        torch._foreach_addcmul_(gradients, weights, self.pull[0], self.strength)
+        torch._foreach_sub_(gradients, self.pull[1], alpha=self.strength)
 
 
 class LwF(Loop):
@@ -197,4 +217,11 @@ class LwF(Loop):
         self.teacher, self.known = deepcopy(self.model).eval(), classes
 
 
-LOOPS: dict[str, type[Loop]] = {"naive": Naive, "er": Replay, "ewc": EWC, "derpp": DERpp, "lwf": LwF}
+LOOPS: dict[str, type[Loop]] = {
+    "naive": Naive,
+    "er": Replay,
+    "ewc": EWC,
+    "ewc-gradient": EWCGradient,
+    "derpp": DERpp,
+    "lwf": LwF,
+}

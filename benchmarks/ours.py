@@ -14,6 +14,7 @@ METHODS: dict[str, Callable[[int, int], Method]] = {
     "naive": lambda _capacity, _count: Naive(),
     "er": lambda capacity, count: Replay(Memory(capacity), count),
     "ewc": lambda _capacity, _count: EWC(1.0, fisher="empirical", rows=None),
+    "ewc-gradient": lambda _capacity, _count: EWC(1.0, fisher="empirical", rows=None),
     "derpp": lambda capacity, count: DERpp(Memory(capacity), alpha=0.1, beta=0.5, count=count),
     "lwf": lambda _capacity, _count: LwF(lambda_o=1.0, T=2.0),
 }

@@ -1,5 +1,6 @@
 """A bottom-k sample over groups: which ids are kept, and in which slot each lies."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from math import isqrt
 from typing import Any, NamedTuple
@@ -84,15 +85,20 @@ class BottomK:
         distinct, and were never offered before.
         """
         hashed = priorities(ids, self._key)
-        groups = self._only(len(ids)) if labels is None else self._group(labels)
-        rows = (hashed < self._bounds[groups]).nonzero()[0]
+        if labels is None and not self._labels.size:
+            labels = np.zeros(len(ids), np.int64)
+        groups = None if labels is None else self._group(labels)  # None: all are of the one that there is
+        rows = (hashed < (self._bounds[0] if groups is None else self._bounds[groups])).nonzero()[0]
         if not new or self._forgotten.size:
             rows = self._unknown(rows, hashed)
         if not rows.size:
             return rows, rows
+        if len(self._labels) == 1 and self.count == self.capacity:
+            return self._replace(rows, hashed[rows])
+        entering = np.zeros(len(rows), np.int32) if groups is None else groups[rows]
         if self.count + len(rows) <= self.capacity:
             slots = np.arange(self.count, self.count + len(rows))
-            self._waiting.append(Run(hashed[rows], slots.astype(np.int32), groups[rows]))
+            self._waiting.append(Run(hashed[rows], slots.astype(np.int32), entering))
             self.count += len(rows)
             if len(self._recent) > self._short:
                 self._settle(self._all())
@@ -100,7 +106,7 @@ class BottomK:
                 self._catch_up()
             return rows, slots
         # A newcomer has no slot yet: until it has survived, it carries its position in `ids`, below -1.
-        self._waiting.append(Run(hashed[rows], (-2 - rows).astype(np.int32), groups[rows]))
+        self._waiting.append(Run(hashed[rows], (-2 - rows).astype(np.int32), entering))
         freed = self._overflow()
         placed = (self._fresh.slots < 0).nonzero()[0]  # in the order of their positions
         rows = -2 - self._fresh.slots[placed].astype(np.int64)
@@ -216,17 +222,14 @@ class BottomK:
             wanted = hashed[rows]
         place = _found(wanted, self._base.priorities)
         known = place >= 0
-        if known.any():
+        if np.count_nonzero(known):  # `any` takes several times as long, on few
             known[known] = self._base.slots[place[known]] >= 0
         if self._forgotten.size:
             known |= _found(wanted, self._forgotten) >= 0
-        rows = rows[~known]
-        self._recent.update(wanted[~known].tolist())
+        if np.count_nonzero(known):
+            rows, wanted = rows[~known], wanted[~known]
+        self._recent.update(wanted.tolist())
         return rows
-
-    def _only(self, count: int) -> Small:
-        """`count` times the one group that there is."""
-        return np.zeros(count, np.int32) if self._labels.size else self._group(np.zeros(count, np.int64))
 
     def _group(self, labels: Ids) -> Small:
         """The group of each label; a label never seen before founds one."""
@@ -256,6 +259,38 @@ class BottomK:
         stay[young] = False
         self._fresh = fresh.pick(stay)
         return np.sort(slots[slots >= 0]).astype(np.int64)
+
+    def _replace(self, rows: Indices, hashed: Priorities) -> tuple[Indices, Indices]:
+        """`offer`, for rows that may enter, if there is but one group and all slots are in use.
+
+        What a learner does at each step, so it asks numpy for little: the long run loses from its end only.
+        """
+        fresh, base, size = self._catch_up(), self._base, int(self._sizes[0])
+        last = base.priorities[max(size - len(rows), 0) : size]
+        both = np.concatenate([last, fresh.priorities, hashed])
+        out = both.argpartition(-len(rows))[-len(rows) :]
+        self._bounds[0] = min(self._bounds[0], both[out[0]])  # the one that a partition puts in its place
+        out.sort()
+        places = out.tolist()
+        first, second = (bisect_left(places, border) for border in (len(last), len(both) - len(rows)))
+        left = size - first
+        freed = np.concatenate([base.slots[left:size], fresh.slots[out[first:second] - len(last)]])
+        base.slots[left:size] = -1
+        self._sizes[0] = left
+        if second < len(out):  # newcomers among them
+            stay = np.ones(len(rows), np.bool_)
+            stay[out[second:] - (len(both) - len(rows))] = False
+            rows, hashed = rows[stay], hashed[stay]
+        freed.sort()
+        young = Run(hashed, freed, np.zeros(len(rows), np.int32))
+        if second > first:
+            stay = np.ones(len(fresh.slots), np.bool_)
+            stay[out[first:second] - len(last)] = False
+            fresh = fresh.pick(stay)
+        self._fresh = fresh.join(young)
+        if len(self._fresh.slots) > self._short:
+            self._settle(self._all())
+        return rows, freed.astype(np.int64)
 
     def _last(self) -> tuple[Small, Indices]:
         """The places of those that leave if there is but one group, in the long run and in the short one."""

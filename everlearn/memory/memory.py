@@ -55,6 +55,7 @@ class Memory:
         self._kept = BottomK(seed)
         self._store: Store | None = None
         self._random = torch.Generator().manual_seed(int(stream(seed)) >> 1)
+        self._marks = np.empty(0, np.int32)
 
     def groups(self, batch: Batch) -> Tensor | None:  # noqa: ARG002 (for those who need it)
         """The group of each row, (n,) integers; groups share a full memory evenly. None: there is only one.
@@ -227,16 +228,20 @@ class Memory:
     def _draw(self, count: int) -> Tensor:
         """`count` different slots, in random order."""
         among = self._kept.count
-        if 2 * count > among:
+        if among <= 16 * count:  # so few that most would have to be drawn twice, or to be looked through
             return torch.randperm(among, generator=self._random)[:count]
+        if len(self._marks) < among:
+            self._marks = np.empty(self._kept.capacity, np.int32)
         drawn = torch.randint(among, (count,), generator=self._random)
-        different = dict.fromkeys(drawn.tolist())
-        if len(different) == count:
-            return drawn
-        while len(different) < count:
-            more = torch.randint(among, (count - len(different),), generator=self._random)
-            different |= dict.fromkeys(more.tolist())
-        return torch.from_numpy(np.fromiter(different, np.int64, count))
+        slots, numbers = drawn.numpy(), np.arange(count, dtype=np.int32)
+        while True:
+            # Each draw leaves its number on its slot: of two on one slot, one does not find its own again.
+            self._marks[slots] = numbers
+            found = self._marks[slots]
+            if found.tobytes() == numbers.tobytes():
+                return drawn
+            again = (found != numbers).nonzero()[0]
+            slots[again] = torch.randint(among, again.shape, generator=self._random).numpy()
 
 
 def _bytes(capacity: int | str) -> int:

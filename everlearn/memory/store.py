@@ -71,7 +71,14 @@ class Ram:
 
     def gather(self, slots: Tensor, *names: str) -> Batch:
         """A copy of the rows in these slots, (n,) int64; of all columns, or of those named."""
-        return {name: pick(self._columns[name], slots) for name in names or self._columns}
+        rows: Batch = {}
+        for name in names or self._columns:
+            column = self._columns[name]
+            # What `pick` does, without asking for each column what `slots` are: old rows are drawn at every step.
+            rows[name] = (
+                pick(column, slots) if isinstance(column, list) else column.index_select(0, slots.to(column.device))
+            )
+        return rows
 
     def shrink(self, count: int, sources: Tensor, targets: Tensor) -> None:
         """Moves rows to other slots, and erases all but the first `count`."""
