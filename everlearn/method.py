@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,23 @@ class Stateful(Protocol):
         ...
 
 
+FAMILIES = ("bound", "regularisation", "distillation", "replay", "gradient", "architecture", "frozen features")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method at a glance."""
+
+    family: str
+    """One of `FAMILIES`."""
+    passes: str
+    """What it computes, in forward and backward passes, beyond the plain step."""
+    stores: str
+    """What it keeps between experiences."""
+    needs: tuple[str, ...] = ()
+    """What has to be there: "task labels", "classes", "plain SGD", "a frozen body" ..."""
+
+
 @dataclass
 class Method:
     """Six verbs. Override those you need; as they stand, they add up to plain fine-tuning.
@@ -38,6 +55,8 @@ class Method:
     Fields that `__init__` takes are hyperparameters. Fields with `init=False` are what the method
     has learned so far: a checkpoint carries them. There is no third kind.
     """
+
+    card: ClassVar[Card] = Card("bound", "none", "nothing")
 
     def begin(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
         """Called before the first batch of `experience`."""

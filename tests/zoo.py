@@ -126,6 +126,11 @@ METHODS = {
     "er+lwf+si": lambda: Chain(Replay(Memory(100), count=16), LwF(), SI()),
 }
 
+NEEDS_TASKS: set[str] = set()
+"""Methods that only know what to do with task labels."""
+NO_TASKS: set[str] = set()
+"""Methods that have one head, and no use for task labels."""
+
 
 def learner(method: str, model: str = "mlp", *, growing: bool = False, tasks: bool = False, **options) -> Learner:
     """A learner ready to start, the same at each call."""

@@ -4,12 +4,13 @@ Buzzega et al., Dark Experience for General Continual Learning, NeurIPS 2020. ar
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from everlearn.batch import ANSWERS, Batch, length, tensor
 from everlearn.memory import Memory
-from everlearn.method import Method
+from everlearn.method import Card, Method
 from everlearn.objective import Objective, Output
 
 
@@ -21,6 +22,8 @@ class DER(Method):
     compared. Rows are stored raw and augmented anew at each draw. Departure: the sample is of distinct rows (see
     `Replay`), and a kept row that comes again in a later epoch renews its logits; in one epoch this is the paper's.
     """
+
+    card: ClassVar[Card] = Card("replay", "1 forward, 1 backward over old rows", "rows with logits")
 
     memory: Memory
     alpha: float = 0.3

@@ -4,12 +4,13 @@ Buzzega et al., Dark Experience for General Continual Learning, NeurIPS 2020. ar
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from everlearn.batch import Batch, tensor
 from everlearn.memory import Memory
-from everlearn.method import Method
+from everlearn.method import Card, Method
 from everlearn.methods.der import asked, darkness, remember
 from everlearn.objective import Objective, Output
 
@@ -17,6 +18,8 @@ from everlearn.objective import Objective, Output
 @dataclass
 class DERpp(Method):
     """L = L_new + alpha * mean (f(x') - z')^2 + beta * L(f(x''), y''), with x' and x'' drawn independently."""
+
+    card: ClassVar[Card] = Card("replay", "2 forward, 2 backward over old rows", "rows with logits")
 
     memory: Memory
     alpha: float = 0.1

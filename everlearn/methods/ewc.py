@@ -5,7 +5,7 @@ Online: Schwarz et al., Progress & Compress, ICML 2018. arXiv:1805.06370
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from everlearn.batch import Batch
 from everlearn.border import one_of
 from everlearn.data.order import batches, epoch_order
-from everlearn.method import Method
+from everlearn.method import Card, Method
 from everlearn.models.fisher import fisher
 from everlearn.models.quadratic import fitted, pull
 from everlearn.models.views import Weights, trainable
@@ -30,6 +30,12 @@ class EWC(Method):
     the anchors weighted by their importances; that one is stored, so the cost does not grow with experiences.
     `mode="online"` has one running importance, F <- gamma F + F^t, about the last weights.
     """  # noqa: D205 (one equation, one sentence)
+
+    card: ClassVar[Card] = Card(
+        "regularisation",
+        "none a step; at an end a pass over `rows` rows, exact: a backward pass a class",
+        "2 x the weights",
+    )
 
     lambda_: float = 1.0
     mode: Literal["separate", "online"] = "separate"

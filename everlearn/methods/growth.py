@@ -1,10 +1,11 @@
 """A head that grows: surgery as a method, so that it stands where the chain shows it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from everlearn.method import Method
+from everlearn.method import Card, Method
 from everlearn.models.heads import grow
 from everlearn.models.nets import MultiHead
 from everlearn.objective import Objective
@@ -18,6 +19,8 @@ class GrowHead(Method):
     Old outputs keep their weights, bit for bit, and the optimizer its moments for them. A `MultiHead` gets a
     head for each task.
     """
+
+    card: ClassVar[Card] = Card("architecture", "none", "nothing")
 
     head: str | None = None
     """The dotted name of the linear layer; None for the last one."""

@@ -4,13 +4,14 @@ Li and Hoiem, Learning without Forgetting, ECCV 2016. arXiv:1606.09282
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everlearn.batch import Batch, join, length, tensor, unlabeled
-from everlearn.method import Method
+from everlearn.method import Card, Method
 from everlearn.models.views import Weights, recall, snapshot
 from everlearn.objective import Objective, Output
 from everlearn.streams.experience import Experience
@@ -26,6 +27,8 @@ class LwF(Method):
     outputs are not warmed up first. With task labels, each old head is asked about the new rows, and their lessons
     are summed, as in the paper.
     """
+
+    card: ClassVar[Card] = Card("distillation", "1 forward of the teacher", "the weights")
 
     lambda_o: float = 1.0
     T: float = 2.0

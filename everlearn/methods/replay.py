@@ -4,12 +4,13 @@ Chaudhry et al., On Tiny Episodic Memories in Continual Learning, 2019. arXiv:19
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from everlearn.batch import Batch, join
 from everlearn.memory import Memory
-from everlearn.method import Method
+from everlearn.method import Card, Method
 from everlearn.objective import Objective, Output
 
 
@@ -20,6 +21,8 @@ class Replay(Method):
     Departure: the memory keeps a uniform sample of the distinct rows by hashed priority instead of Vitter's
     reservoir, so that a row that comes again in a later epoch is neither stored twice nor given a second chance.
     """
+
+    card: ClassVar[Card] = Card("replay", "the old rows in the same pass", "rows")
 
     memory: Memory
     count: int = 32

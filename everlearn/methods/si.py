@@ -4,12 +4,13 @@ Zenke et al., Continual Learning Through Synaptic Intelligence, ICML 2017. arXiv
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from everlearn.batch import Batch
-from everlearn.method import Method
+from everlearn.method import Card, Method
 from everlearn.models.quadratic import fitted, pull
 from everlearn.models.views import Weights, trainable
 from everlearn.objective import Objective, Output
@@ -25,6 +26,8 @@ class SI(Method):
     optimizer really made. Departure: omega is clamped at 0, since a negative importance would push weights away
     without bound.
     """  # noqa: D205 (one equation, one sentence)
+
+    card: ClassVar[Card] = Card("regularisation", "none", "3 x the weights")
 
     c: float = 1.0
     xi: float = 0.1

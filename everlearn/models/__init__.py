@@ -1,6 +1,7 @@
 """Models: looking at them, changing their heads, loading their weights, and small ones to begin with."""
 
 from everlearn.models.classes import Classes
+from everlearn.models.features import tap_input, with_features
 from everlearn.models.heads import follow, grow, head_of, resize_like
 from everlearn.models.loading import LoadError, Report, load_weights, read_classes, read_weights, save_weights
 from everlearn.models.nets import MLP, MultiHead, Net, ResNet18
@@ -38,5 +39,7 @@ __all__ = [
     "save_weights",
     "snapshot",
     "tap",
+    "tap_input",
     "trainable",
+    "with_features",
 ]

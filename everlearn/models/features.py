@@ -1,0 +1,37 @@
+"""What the head sees: the features that a model makes of its input."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from everlearn.batch import Batch
+from everlearn.models.heads import head_of
+from everlearn.models.views import bare
+from everlearn.objective import Objective, Output
+
+
+@contextmanager
+def tap_input(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The inputs of `module`, one for each time it is called while the block runs."""
+    inputs: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _module, given: inputs.append(given[0]))
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+def with_features(
+    model: nn.Module, batch: Batch, objective: Objective, head: str | None = None
+) -> tuple[Output, Tensor]:
+    """The output of `objective`, and the features that the head saw, (rows, width).
+
+    The head is the linear layer named `head`, or the last one. Gradients flow through both.
+    """
+    name, _ = head_of(bare(model), head)
+    with tap_input(bare(model).get_submodule(name)) as seen:
+        output = objective(model, batch)
+    if len(seen) != 1:
+        raise ValueError(f"the head {name!r} was called {len(seen)} times for one batch; name the layer with head=")
+    return output, seen[0].flatten(1)
