@@ -69,6 +69,14 @@ def evaluate(**given: Any) -> None:
     scored(_config(given, required=("model", "weights", "data")))
 
 
+def tune(**given: Any) -> None:
+    """Choose settings on the first arrivals only: --method er+ewc:lambda=1..1e6 --optimizer sgd:lr=0.1|0.01."""
+    from everlearn.cli.show import tried
+
+    trials, first = given.pop("trials"), given.pop("first")
+    tried(_config(given), trials, first)
+
+
 def methods(name: Annotated[str, typer.Argument(help="One method, in detail.")] = "") -> None:
     """What there is to keep the old: each with its idea and its settings."""
     from everlearn.cli.show import list_methods
@@ -100,7 +108,7 @@ def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> C
     return make(underscored | flags, given.get("config") or "", required)
 
 
-def _flags(function: Callable[..., None], names: list[str]) -> Callable[..., None]:
+def _flags(function: Callable[..., None], names: list[str], *others: Parameter) -> Callable[..., None]:
     """The function with a flag for each setting, and the help that stands beside it in the config."""
     panel = {name: title for title, members in _PANELS.items() for name in members}
     parameters = []
@@ -115,6 +123,7 @@ def _flags(function: Callable[..., None], names: list[str]) -> Callable[..., Non
         parameters.append(
             Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
         )
+    parameters += others
     function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function
@@ -133,8 +142,21 @@ _EVALUATION = [
 ]
 
 
+_TRIALS = Annotated[int, typer.Option(help="How many settings are tried in all.", min=1, rich_help_panel="Trials")]
+_FIRST = Annotated[
+    int, typer.Option(help="How many of the arrivals a trial may learn from.", min=1, rich_help_panel="Trials")
+]
+
 app.command()(_flags(learn, list(TYPES)))
 app.command()(resume)
 app.command()(_flags(evaluate, _EVALUATION))
+app.command()(
+    _flags(
+        tune,
+        list(TYPES),
+        Parameter("trials", Parameter.KEYWORD_ONLY, default=20, annotation=_TRIALS),
+        Parameter("first", Parameter.KEYWORD_ONLY, default=1, annotation=_FIRST),
+    )
+)
 app.command()(methods)
 app.command()(demo)

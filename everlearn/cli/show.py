@@ -1,6 +1,7 @@
 """What a person sees: progress while a run works, tables when it is done."""
 
 import errno
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,14 +26,15 @@ from rich.text import Text
 
 from everlearn.border import NonFiniteError
 from everlearn.checkpoint import terminating
-from everlearn.method import Method
+from everlearn.method import FAMILIES, Method
 from everlearn.methods import METHODS
 from everlearn.methods.composition import parameters
 from everlearn.metrics import Scores, wording
 from everlearn.spec import one_of
 from everlearn.workspace.config import Config
 from everlearn.workspace.exam import examine
-from everlearn.workspace.run import PLAIN, Moment, Run
+from everlearn.workspace.run import PLAIN, Moment, Run, folder_of
+from everlearn.workspace.tune import tune
 
 console = Console(highlight=False)
 
@@ -233,6 +235,35 @@ def scored(config: Config) -> None:
     console.print(table)
 
 
+def tried(config: Config, trials: int, first: int) -> None:
+    """Tries settings, shows each trial as it ends, and then all, the best first."""
+
+    def learn(run: Run) -> None:
+        with _progress() as show:
+            for moment in run.steps(say):
+                show(moment)
+
+    for trial in tune(config, trials, first, learn):
+        console.print(f"trial {trial.number}: {_values(trial.values)}  {trial.score:.4g}", markup=False, style="dim")
+    out = folder_of(config.out)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    best = json.loads((out / "trials.json").read_text(encoding="utf-8"))["trials"]
+    for name in ("score", *best[0]["values"]):
+        table.add_column(name, justify="right")
+    for trial in best[:10]:
+        table.add_row(f"{trial['score']:.4g}", *(_values({"": value})[1:] for value in trial["values"].values()))
+    console.print(table)
+    console.print(
+        f"Scores are of held-out training rows of the first {first} of {len(config.data)} arrivals.\n"
+        f"Learn with the best: everlearn learn --config {out / 'tuned.toml'}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _values(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+
+
 def list_methods(name: str) -> None:
     """All methods, or one in detail."""
     name = name.lower().replace("++", "pp")
@@ -242,11 +273,18 @@ def list_methods(name: str) -> None:
         console.print(f"{cleandoc(module.__doc__ or '')}\n\n{cleandoc(METHODS[name].__doc__ or '')}", markup=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
-    table.add_column("idea", ratio=3)
-    table.add_column("settings and defaults", ratio=2)
-    for key, cls in shown.items():
-        table.add_row(key, _idea(cls), ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls)))
+    table.add_column("family", no_wrap=True)
+    table.add_column("idea", ratio=4)
+    table.add_column("settings and defaults", ratio=3)
+    for key, cls in sorted(shown.items(), key=lambda item: FAMILIES.index(item[1].card.family)):
+        table.add_row(
+            key, cls.card.family, _idea(cls), ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls))
+        )
     console.print(table)
+    if name:
+        card = METHODS[name].card
+        for what, text in (("passes", card.passes), ("stores", card.stores), ("needs", ", ".join(card.needs))):
+            console.print(f"{what:<7} {text or 'nothing more'}", markup=False)
     console.print("Join them with +, as in --method er:memory=2000+ewc:lambda=100; the first wraps all that follow.")
 
 

@@ -14,6 +14,7 @@ from workspace.inputs import contents, words
 
 import everlearn as package
 from everlearn.cli import demo
+from everlearn.method import FAMILIES
 from everlearn.methods import METHODS
 
 ENVIRONMENT = os.environ | {
@@ -26,7 +27,9 @@ def test_methods_lists_each_with_its_idea_and_its_settings(everlearn):
     said = everlearn("methods")
     assert said.code == 0
     shown = re.findall(r"^ (\w+) {2,}\S", said.out, re.MULTILINE)
-    assert [name for name in shown if name in METHODS] == list(METHODS)
+    families = [FAMILIES.index(METHODS[name].card.family) for name in shown if name in METHODS]
+    assert sorted(name for name in shown if name in METHODS) == sorted(METHODS)
+    assert families == sorted(families)
     for phrase in ("memory=2000", "lambda=1", "mode=separate", "head=none", "seed=0"):
         assert phrase in said.out
 
@@ -137,3 +140,22 @@ def test_the_settings_of_a_run_serve_to_evaluate_too(everlearn, shop, tmp_path):
     said = everlearn("evaluate", "--config", tmp_path / "job.toml")
     assert said.code == 0, said.err
     assert re.search(r"^ all +100\.0 +16 +16", said.out, re.MULTILINE)
+
+
+def test_tune_tries_settings_and_says_how_to_learn_with_the_best(everlearn, settings):
+    pytest.importorskip("optuna")
+    flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+    flags += ["--optimizer", "sgd:lr=0.001|0.1", "--trials", 2]
+    said = everlearn("tune", *flags)
+    assert said.code == 0, said.err
+    assert len(re.findall(r"^trial \d: optimizer.lr=0", said.out, re.MULTILINE)) == 2
+    assert "held-out training rows of the first 1 of 1 arrivals" in said.out
+    config = re.search(r"--config (\S+)", said.out)[1]
+    assert everlearn("learn", "--config", config).code == 0
+
+
+def test_tune_with_nothing_left_open_is_refused(everlearn, settings):
+    flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+    said = everlearn("tune", *flags)
+    assert said.code == 2
+    assert "nothing is left open" in said.err
