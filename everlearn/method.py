@@ -46,6 +46,8 @@ class Card:
     """What it keeps between experiences."""
     needs: tuple[str, ...] = ()
     """What has to be there: "task labels", "classes", "plain SGD", "a frozen body" ..."""
+    alone: bool = False
+    """Whether it leaves other methods no step to take part in."""
 
 
 @dataclass

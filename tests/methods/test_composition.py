@@ -1,9 +1,12 @@
 """What a user types becomes the chain that it says, in that order, or an error that names the way out."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 
 from everlearn.memory import Balanced, Memory
-from everlearn.method import Chain
+from everlearn.method import Card, Chain
 from everlearn.methods import DER, EWC, METHODS, SI, DERpp, GrowHead, LwF, Naive, Replay
 from everlearn.methods.composition import build, parameters
 from everlearn.spec import literal, one_of, parse, parse_chain
@@ -147,3 +150,49 @@ def test_a_plus_before_a_digit_belongs_to_a_number():
 def test_a_name_far_from_all_gets_no_suggestion():
     with pytest.raises(ValueError, match=r"^there is no thing 'zzz'; known: alpha, beta$"):
         one_of("thing", "zzz", ["beta", "alpha"])
+
+
+def _registered(monkeypatch, **methods):
+    for name, method in methods.items():
+        monkeypatch.setitem(METHODS, name, method)
+
+
+@dataclass
+class _Alone(Naive):
+    card: ClassVar[Card] = Card("frozen features", "none", "nothing", alone=True)
+
+
+@dataclass
+class _Answering(Naive):
+    def predict(self, model, batch, objective):
+        return objective(model, batch).logits * 2
+
+
+@dataclass
+class _Bending(Naive):
+    card: ClassVar[Card] = Card("gradient", "none", "nothing")
+
+    def before_step(self, model):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("alone+ewc", "alone takes no step .* leaves ewc nothing"),
+        ("er+alone", "leaves er nothing"),
+        ("answering+other", "answering and other each give the answers"),
+        ("bending+bent", "each project the gradient"),
+        ("bending+si", "put it first: si\\+bending"),
+    ],
+)
+def test_what_cannot_work_together_is_refused_with_the_reason(monkeypatch, text, why):
+    _registered(monkeypatch, alone=_Alone, answering=_Answering, other=_Answering, bending=_Bending, bent=_Bending)
+    with pytest.raises(ValueError, match=why):
+        build(text)
+
+
+@pytest.mark.parametrize("text", ["alone", "grow+alone", "answering+ewc", "si+bending", "bending+ewc", "er+bending"])
+def test_what_can_work_together_is_built(monkeypatch, text):
+    _registered(monkeypatch, alone=_Alone, answering=_Answering, bending=_Bending)
+    assert build(text)
