@@ -7,13 +7,18 @@ import tracemalloc
 import pytest
 import torch
 import zoo
+from torch.nn import functional as F
 
 from everlearn import checkpoint
 from everlearn.batch import join, take
+from everlearn.data import Columns
+from everlearn.learner import Learner
 from everlearn.memory import Memory
-from everlearn.method import Chain, Method
-from everlearn.methods import DER, EWC, SI, DERpp, LwF, Naive, Replay
+from everlearn.method import FAMILIES, Chain, Method
+from everlearn.methods import DER, EWC, METHODS, SI, DERpp, LwF, Naive, Replay
 from everlearn.models import snapshot
+from everlearn.objective import Output
+from everlearn.streams import Experience
 
 KINDS = [
     pytest.param({"model": "mlp"}, id="mlp"),
@@ -173,6 +178,56 @@ def test_the_users_data_are_untouched(method, kind):
     assert checkpoint.same(before, after)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_has_a_card(name):
+    card = METHODS[name].card
+    assert card.family in FAMILIES
+    assert card.passes
+    assert card.stores
+    assert name in ("naive", "grow") or "card" in vars(METHODS[name]), "it would carry the card of another"
+
+
+@pytest.mark.parametrize("method", zoo.METHODS)
+def test_in_bf16_weights_and_what_is_kept_stay_finite_and_as_wide_as_they_were(method):
+    kind = {"tasks": True} if method in zoo.NEEDS_TASKS else {"model": "conv"}
+    subject = zoo.learner(method, precision="bf16", epochs=1, **kind)
+    before = {name: value.dtype for name, value in snapshot(subject.model).items()}
+    for experience in stream(kind)[:2]:
+        subject.learn(experience)
+    assert before == {name: value.dtype for name, value in snapshot(subject.model).items()}
+    assert all(value.isfinite().all() for value in snapshot(subject.model).values())
+    assert not subject.predict(questions(kind)).isnan().any()
+
+
+class Letters(torch.nn.Module):
+    """A bag of letters of texts that differ in length."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = torch.nn.EmbeddingBag(26, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, texts):
+        places = torch.tensor([0, *(len(text) for text in texts[:-1])]).cumsum(0)
+        return self.head(self.table(torch.tensor([ord(c) - 97 for text in texts for c in text]), places))
+
+
+def reads(model, batch):
+    logits = model(batch["text"])
+    return Output(F.cross_entropy(logits, batch["y"]) if "y" in batch else None, logits)
+
+
+@every_method
+def test_rows_may_be_lists_of_things_that_differ_in_size(method):
+    torch.manual_seed(0)
+    subject = Learner(Letters(), zoo.METHODS[method](), reads, optimizer=zoo.SGD, batch_size=8)
+    y = torch.arange(24) % 2
+    for index, words in enumerate((("ab", "cdcde"), ("fff", "ghghi"))):
+        rows = Columns(text=[words[label] * (1 + place % 3) for place, label in enumerate(y.tolist())], y=y + 2 * index)
+        experience = Experience(index, rows, rows, (2 * index, 2 * index + 1))
+        subject.learn(experience)
+        assert subject.predict(rows.take(torch.arange(5))).shape == (5, 4)
+
+
 @pytest.mark.parametrize("method", ["lwf", "er+lwf+si"])
 @pytest.mark.parametrize("model", ["mlp", "conv"])
 def test_a_teacher_stays_as_it_was(method, model):
@@ -210,8 +265,6 @@ def test_a_thousand_tiny_experiences_keep_memory_use_flat(method):
     subject = zoo.learner(method, epochs=1, batch_size=4)
     if method == "ewc":
         subject.method.lambda_ = 1e-3  # a thousand penalties add up, and plain SGD follows only so much curvature
-    from everlearn.data import Columns
-    from everlearn.streams import Experience
 
     def size():
         return sum(v.numel() * v.element_size() for v in _tensors(subject.method.state_dict()))
