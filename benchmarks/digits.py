@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import version
-from itertools import product
 from math import isnan, nan
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -64,6 +63,8 @@ class Contender:
     """What the hyperparameter is called."""
     of: Callable[[list[Experience]], list[Experience]] = list
     """The stream as it is, or as it would be if the past were still there."""
+    settings: tuple[str, ...] = SETTINGS
+    """Where it can be used."""
 
 
 CONTENDERS = {
@@ -135,7 +136,8 @@ def multihead(seed: int) -> MultiHead:
 
 def chosen(workers: Pool) -> dict[tuple[str, str], float]:
     """The strength of each method in each setting; 0 where there is nothing to choose."""
-    grids = {key: CONTENDERS[key[1]].grid for key in product(SETTINGS, CONTENDERS)}
+    keys = [(setting, name) for name, contender in CONTENDERS.items() for setting in contender.settings]
+    grids = {key: CONTENDERS[key[1]].grid for key in keys}
     jobs = [(*key, by, seed) for key, grid in grids.items() for by in grid for seed in CHOOSING]
     found = dict(zip(jobs, workers.starmap(partial(learned, choosing=True), jobs, chunksize=1), strict=True))
     strengths = dict.fromkeys(grids, 0.0)
@@ -196,10 +198,11 @@ def lines(runs: Runs, names: Iterable[str]) -> list[Line]:
     """The lines of the table: the average accuracy and the forgetting in both settings, and the strengths."""
     made = []
     for name in names:
-        rows = [runs[setting][name] for setting in SETTINGS]
-        strengths = ", ".join(f"{row.strength:g}" for row in rows if row.strength)
+        rows = [runs[setting].get(name) for setting in SETTINGS]
+        strengths = ", ".join(f"{row.strength:g}" for row in rows if row is not None and row.strength)
         label = f"{CONTENDERS[name].strength} = {strengths}" if strengths else ""
-        made.append((name, *rows[0].cells(), *rows[1].cells(), label))
+        first, second = (("", "") if row is None else row.cells() for row in rows)
+        made.append((name, *first, *second, label))
     return made
 
 
