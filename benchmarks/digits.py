@@ -32,10 +32,41 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 
-from everlearn import Chain, Experience, Learner, Memory, Method, classify, classify_by_task
+from everlearn import Balanced, Chain, Experience, Learner, Memory, Method, classify, classify_by_task
 from everlearn.border import NonFiniteError
 from everlearn.data import Columns, Subset
-from everlearn.methods import DER, EWC, SI, DERpp, LwF, Naive, Replay
+from everlearn.methods import (
+    AGEM,
+    CWR,
+    DER,
+    DGR,
+    ERACE,
+    EWC,
+    GEM,
+    GPM,
+    L2,
+    MAS,
+    MIR,
+    NCM,
+    OGD,
+    SI,
+    SLDA,
+    DERpp,
+    FeatDistill,
+    FeCAM,
+    Freeze,
+    GDumb,
+    ICaRL,
+    Independent,
+    LwF,
+    LwFMC,
+    Naive,
+    PackNet,
+    RanPAC,
+    Replay,
+    Ridge,
+    RWalk,
+)
 from everlearn.metrics import Scores, average_accuracy, forgetting
 from everlearn.models import MLP, MultiHead
 from everlearn.streams import by_class, by_task, cumulative, joint
@@ -72,12 +103,35 @@ CONTENDERS = {
     "ewc": Contender(lambda by, _: EWC(by), (1e2, 1e3, 1e4, 1e5), "lambda"),
     "ewc-online": Contender(lambda by, _: EWC(by, mode="online", gamma=0.9), (1e2, 1e3, 1e4, 1e5), "lambda"),
     "si": Contender(lambda by, _: SI(by), (1, 10, 100, 1000), "c"),
+    "mas": Contender(lambda by, _: MAS(by), (0.01, 0.1, 1, 10), "lambda"),
+    "rwalk": Contender(lambda by, _: RWalk(by), (1, 10, 100, 1000), "lambda"),
+    "l2": Contender(lambda by, _: L2(by), (0.01, 0.1, 1, 10), "lambda"),
     "lwf": Contender(lambda by, _: LwF(by), (0.3, 1, 3, 10), "lambda_o"),
+    "lwfmc": Contender(lambda _, __: LwFMC(), settings=SETTINGS[:1]),
+    "featdistill": Contender(lambda by, _: FeatDistill(by), (1, 5, 25, 125), "lambda", settings=SETTINGS[:1]),
+    "icarl": Contender(lambda _, seed: ICaRL(KEPT, seed=seed), settings=SETTINGS[:1]),
+    "gdumb": Contender(lambda _, seed: GDumb(Balanced(KEPT, seed), seed=seed)),
     "er": Contender(lambda _, seed: replay(seed)),
+    "erace": Contender(lambda _, seed: ERACE(Memory(KEPT, seed), DRAWN), settings=SETTINGS[:1]),
+    "mir": Contender(lambda _, seed: MIR(Memory(KEPT, seed), DRAWN)),
     "der": Contender(lambda by, seed: DER(Memory(KEPT, seed), by, DRAWN), (0.1, 0.3, 1, 3), "alpha"),
     "derpp": Contender(lambda by, seed: DERpp(Memory(KEPT, seed), by, 0.5, DRAWN), (0.1, 0.3, 1, 3), "alpha"),
     "er+ewc": Contender(lambda by, seed: Chain(replay(seed), EWC(by)), (1, 10, 100, 1000), "lambda"),
     "er+lwf": Contender(lambda by, seed: Chain(replay(seed), LwF(by)), (0.1, 0.3, 1, 3), "lambda_o"),
+    "agem": Contender(lambda _, seed: AGEM(Memory(KEPT, seed), count=DRAWN)),
+    "gem": Contender(lambda by, seed: GEM(Memory(KEPT, seed), by), (0.1, 0.3, 1), "gamma"),
+    "ogd": Contender(lambda _, __: OGD()),
+    "gpm": Contender(lambda by, _: GPM(by), (0.9, 0.95, 0.99), "threshold"),
+    "ncm": Contender(lambda _, __: NCM(), settings=SETTINGS[:1]),
+    "slda": Contender(lambda by, _: SLDA(by), (1e-4, 1e-3, 1e-2, 1e-1), "eps", settings=SETTINGS[:1]),
+    "ridge": Contender(lambda by, _: Ridge(by), (0.1, 1, 10, 100), "lambda", settings=SETTINGS[:1]),
+    "ranpac": Contender(lambda _, seed: RanPAC(M=500, seed=seed), settings=SETTINGS[:1]),
+    "fecam": Contender(lambda _, __: FeCAM(), settings=SETTINGS[:1]),
+    "cwr": Contender(lambda _, __: CWR(), settings=SETTINGS[:1]),
+    "packnet": Contender(lambda by, _: PackNet(by, after=4), (0.5, 0.65, 0.8, 0.9), "prune", settings=SETTINGS[1:]),
+    "independent": Contender(lambda _, __: Independent(), settings=SETTINGS[1:]),
+    "freeze": Contender(lambda _, __: Freeze()),
+    "dgr": Contender(lambda _, seed: DGR(64, 64, 8, DRAWN, seed=seed), settings=SETTINGS[:1]),
     "cumulative": Contender(lambda _, __: Naive(), of=cumulative),
     "joint": Contender(lambda _, __: Naive(), of=joint),
 }

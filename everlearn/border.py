@@ -66,7 +66,8 @@ def finite_loss(loss: Tensor) -> None:
     if not math.isfinite(value):
         raise NonFiniteError(
             f"the loss is {value}; the step was refused and the weights are as they were before it. "
-            "A smaller learning rate, clip=1.0, or a smaller strength of the method usually helps"
+            "A smaller learning rate, clip=1.0, or a smaller strength of the method usually helps; a penalty on the "
+            'weights is stable only while learning rate x curvature < 2, or with step="proximal"'
         )
 
 

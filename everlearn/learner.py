@@ -241,6 +241,8 @@ class Learner:
         self.optimizer = self.scheduler = None
         if state["optimizer"] is not None:
             self.optimizer = self._new_optimizer()
+            if self.optimizer is None:
+                raise ValueError("the state has an optimizer, but all weights are frozen now; thaw those that were not")
             self._arrange(self.optimizer, state["members"])
             if state["scheduler"] is not None and self.make_scheduler is not None:
                 # The steps it is made for are part of its own state, which replaces these at once.
@@ -268,8 +270,9 @@ class Learner:
             if new:
                 self.optimizer.add_param_group({"params": new})
         # Not before: refused here, the learner must not be left with an optimizer for the head as it was.
-        border.fits(self.model, experience.train, self._seen(None), self.device)
-        if self.make_scheduler is not None:
+        labels = not self.method.own_answers
+        border.fits(self.model, experience.train, self._seen(None), self.device, labels=labels)
+        if self.make_scheduler is not None and self.optimizer is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = group.pop("initial_lr", group["lr"])  # where the last schedule began
             self.scheduler = self.make_scheduler(self.optimizer, planned)
@@ -289,7 +292,6 @@ class Learner:
     def _update(self, batch: Batch) -> Output:
         """One step of the optimizer."""
         assert self._live is not None  # noqa: S101 (an invariant, for the type checker too)
-        assert self.optimizer is not None  # noqa: S101
         # `self.device` would walk through the modules of the model at each step.
         batch = self._admit(batch, self._weights[0].device if self._weights else self.device)
         if not self.model.training:
@@ -318,6 +320,7 @@ class Learner:
             outputs.append(output)
         learned = any(output.loss is not None for output in outputs)
         if learned if _world() == 1 else self._pool(rows if learned else 0):
+            assert self.optimizer is not None  # noqa: S101 (there were gradients)
             self._step(self._live, self.optimizer)
         if _world() > 1:
             average(self._buffers)
@@ -417,10 +420,10 @@ class Learner:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype)
 
-    def _new_optimizer(self) -> Optimizer:
-        return self.make_optimizer(
-            [w for w in (*self.model.parameters(), *self.method.parameters()) if w.requires_grad]
-        )
+    def _new_optimizer(self) -> Optimizer | None:
+        weights = [w for w in (*self.model.parameters(), *self.method.parameters()) if w.requires_grad]
+        # An optimizer refuses to have no weights; a method that counts on frozen features needs none.
+        return self.make_optimizer(weights) if weights or not self.method.own_answers else None
 
     def _named(self) -> dict[str, nn.Parameter]:
         """All parameters by name, those of the method after those of the model."""

@@ -84,6 +84,11 @@ class Method:
         """The logits for `batch`; called in eval mode, without gradients."""
         return objective(model, batch).logits
 
+    @property
+    def own_answers(self) -> bool:
+        """Whether it answers by itself for any class: then the model's head need not have room for all of them."""
+        return self.card.family == "frozen features"
+
     def __call__(self, model: nn.Module, batch: Batch, objective: Objective) -> Output:
         """What a loop calls: subclasses define `loss`, as modules define `forward`."""
         return self.loss(model, batch, objective, objective)
@@ -185,6 +190,11 @@ class Chain(Method):
         for method in reversed(self.methods):
             objective = partial(_answer, method=method, inner=objective)
         return objective(model, batch).logits
+
+    @property
+    def own_answers(self) -> bool:
+        """Whether one of them does: the others build on its answers."""
+        return any(method.own_answers for method in self.methods)
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules of all, each under the place of its method."""

@@ -161,6 +161,14 @@ def _shown(value):
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def test_the_table_of_methods_is_what_the_code_says():
+    spec = spec_from_file_location("pages", ROOT / "benchmarks" / "pages.py")
+    pages = module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    page = pages.PAGE.read_text()
+    assert pages.written(page) == page, "python benchmarks/pages.py writes it anew"
+
+
 def test_the_numbers_on_the_page_of_a_method_are_those_of_the_one_table():
     def lines(page):
         found = re.findall(r"<!-- digits:.*?<!-- end -->", page.read_text(), re.DOTALL)

@@ -76,7 +76,8 @@ def test_every_public_name_is_there_and_has_a_home():
 
 
 def test_a_method_is_one_file_of_at_most_100_lines():
-    long = {path.name: n for path in (ROOT / "methods").glob("*.py") if (n := len(path.read_text().splitlines())) > 100}
+    files = set((ROOT / "methods").glob("*.py")) - {ROOT / "methods" / "__init__.py"}  # which grows with their number
+    long = {path.name: n for path in files if (n := len(path.read_text().splitlines())) > 100}
     assert long == {}
 
 

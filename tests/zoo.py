@@ -9,9 +9,40 @@ from torch import nn
 
 from everlearn.data import Columns, Subset
 from everlearn.learner import Learner
-from everlearn.memory import Balanced, Memory
+from everlearn.memory import Balanced, Memory, Ring
 from everlearn.method import Chain
-from everlearn.methods import DER, EWC, SI, DERpp, GrowHead, LwF, Naive, Replay
+from everlearn.methods import (
+    AGEM,
+    CWR,
+    DER,
+    DGR,
+    ERACE,
+    EWC,
+    GEM,
+    GPM,
+    L2,
+    MAS,
+    MIR,
+    NCM,
+    OGD,
+    SI,
+    SLDA,
+    DERpp,
+    FeatDistill,
+    FeCAM,
+    Freeze,
+    GrowHead,
+    ICaRL,
+    Independent,
+    LwF,
+    LwFMC,
+    Naive,
+    PackNet,
+    RanPAC,
+    Replay,
+    Ridge,
+    RWalk,
+)
 from everlearn.models import MultiHead
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience, by_class, by_task
@@ -115,21 +146,62 @@ METHODS = {
     "naive": Naive,
     "er": lambda: Replay(Memory(100), count=16),
     "er-balanced": lambda: Replay(Balanced(100), count=16),
+    "er-ring": lambda: Replay(Ring(100), count=16),
+    "er-sum": lambda: Replay(Memory(100), count=16, combine="sum"),
+    "erace": lambda: ERACE(Memory(100), count=16),
+    "mir": lambda: MIR(Memory(100), count=16, subsample=30),
     "der": lambda: DER(Memory(100), alpha=0.3, count=16),
     "derpp": lambda: DERpp(Memory(100), alpha=0.1, beta=0.5, count=16),
+    "dgr": lambda: DGR(inputs=64, hidden=32, z=8, count=16),
     "ewc": lambda: EWC(lambda_=20.0, rows=60),
     "ewc-online": lambda: EWC(lambda_=20.0, mode="online", gamma=0.9, fisher="empirical", rows=60),
+    "ewc-proximal": lambda: EWC(lambda_=1000.0, rows=60, step="proximal", eta=0.02),
     "si": lambda: SI(c=1.0),
+    "si-proximal": lambda: SI(c=1.0, step="proximal", eta=0.02),
+    "mas": lambda: MAS(lambda_=0.01, rows=60),
+    "rwalk": lambda: RWalk(lambda_=1.0, every=5),
+    "l2": lambda: L2(lambda_=0.1),
     "lwf": LwF,
+    "lwfmc": lambda: LwFMC(T=2.0),
+    "featdistill": FeatDistill,
+    "icarl": lambda: ICaRL(K=60, T=2.0),
+    "gpm": lambda: GPM(threshold=0.9, rows=60),
+    "ogd": lambda: OGD(directions=60, rows=30),
+    "gem": lambda: GEM(Memory(60)),
+    "agem": lambda: AGEM(Memory(100), count=16),
+    "ncm": NCM,
+    "slda": lambda: SLDA(eps=1e-6),
+    "ridge": lambda: Ridge(lambda_=1e-3),
+    "ranpac": lambda: RanPAC(M=200),
+    "fecam": lambda: FeCAM(lambda_=1.0),
+    "cwr": CWR,
+    "freeze": Freeze,
+    "packnet": lambda: PackNet(prune=0.6),
+    "independent": Independent,
     "er+ewc": lambda: Chain(Replay(Memory(100), count=16), EWC(lambda_=20.0, rows=60)),
     "lwf+er": lambda: Chain(LwF(), Replay(Memory(100), count=16)),
     "er+lwf+si": lambda: Chain(Replay(Memory(100), count=16), LwF(), SI()),
 }
 
-NEEDS_TASKS: set[str] = set()
+NEEDS_TASKS: set[str] = {"packnet", "independent"}
 """Methods that only know what to do with task labels."""
-NO_TASKS: set[str] = set()
+NO_TASKS: set[str] = {"dgr", "erace", "ncm", "slda", "ridge", "ranpac", "fecam", "icarl", "lwfmc", "cwr", "featdistill"}
 """Methods that have one head, and no use for task labels."""
+
+TENSORS = {"dgr"}
+"""Methods that make up rows, which therefore must be tensors."""
+RESTING = {"cwr", "freeze"}
+"""Methods whose body learns in the first experience only, and is in eval mode from then on."""
+
+
+def suits(method: str, *, tasks: bool) -> bool:
+    """Whether a method can learn with task labels, or without."""
+    return method not in (NO_TASKS if tasks else NEEDS_TASKS)
+
+
+def alone(method: str) -> bool:
+    """Whether it takes no step along the gradient of a batch."""
+    return METHODS[method]().card.alone
 
 
 def learner(method: str, model: str = "mlp", *, growing: bool = False, tasks: bool = False, **options) -> Learner:

@@ -2,14 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from everlearn.batch import Batch, Column, check, length, take, tensor
-from everlearn.memory.bottomk import BottomK
+from everlearn.memory.bottomk import BottomK, Indices
 from everlearn.memory.disk import Disk
 from everlearn.memory.priority import Ids, stream
 from everlearn.memory.store import Ram, Store, fits, row_bytes
@@ -17,6 +17,47 @@ from everlearn.memory.store import Ram, Store, fits, row_bytes
 _PREFIXES = (
     {"": 1} | {p: 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}I": 1024**i for i, p in enumerate("KMGT", 1)}
 )
+
+
+class Index(Protocol):
+    """Which ids are kept, and in which of the slots 0 ... count - 1 each lies."""
+
+    ROW_BYTES: int
+    """What keeping one id costs."""
+    capacity: int
+
+    @property
+    def count(self) -> int:
+        """How many ids are kept."""
+        ...
+
+    def offer(self, ids: Ids, labels: Ids | None, *, new: bool = False) -> tuple[Indices, Indices]:
+        """Decides about ids, (n,), of groups with these labels (None: all of one); `new`: they never came before.
+
+        Returns the positions of those that enter and their slots, both ascending; what lay there before has left.
+        """
+        ...
+
+    def find(self, ids: Ids) -> tuple[Indices, Indices]:
+        """The positions in `ids`, (n,), of those that are kept, and their slots; of repeated ids the last."""
+        ...
+
+    def forget(self, ids: Ids) -> tuple[int, Indices, Indices]:
+        """Removes ids for good: how many were kept, and from which slots rows have to move to which."""
+        ...
+
+    @property
+    def ids(self) -> Ids:
+        """The kept ids in the order of their slots, (count,)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides about the future, as tensors and numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Takes over what `state_dict` gave."""
+        ...
 
 
 class Memory:
@@ -52,7 +93,7 @@ class Memory:
         self.folder = None if folder is None else Path(folder)
         self.seen = 0
         """The rows ever offered, those that came again included."""
-        self._kept = BottomK(seed)
+        self._kept = self.index()
         self._store: Store | None = None
         self._random = torch.Generator().manual_seed(int(stream(seed)) >> 1)
         self._marks = np.empty(0, np.int32)
@@ -60,9 +101,13 @@ class Memory:
     def groups(self, batch: Batch) -> Tensor | None:  # noqa: ARG002 (for those who need it)
         """The group of each row, (n,) integers; groups share a full memory evenly. None: there is only one.
 
-        This is the one decision that a subclass changes.
+        This is the one decision that a subclass changes, unless it keeps something other than a uniform sample.
         """
         return None
+
+    def index(self) -> Index:
+        """What decides, by id and group, which rows are kept; a new one, that knows of none."""
+        return BottomK(self.seed)
 
     @torch.no_grad()
     def add(self, batch: Batch, *, renew: bool = False) -> None:
@@ -168,7 +213,7 @@ class Memory:
                     f"the state is of a memory with {name} {state[name]!r}, but this one has {ours!r}; "
                     "load it into one that is made alike"
                 )
-        kept, store = BottomK(self.seed), state["store"]
+        kept, store = self.index(), state["store"]
         kept.load_state_dict(state["kept"])
         if store is None:
             self._store = None
@@ -212,11 +257,11 @@ class Memory:
                 f"the lists in {ragged} have no fixed size, so {self.capacity!r} is no number of rows; "
                 "give the capacity in rows"
             )
-        each = row_bytes(batch) + BottomK.ROW_BYTES
+        each = row_bytes(batch) + self._kept.ROW_BYTES
         if self._bytes < each:
             raise ValueError(
                 f"a capacity of {self.capacity!r} is {self._bytes} bytes, but a row of {sorted(batch)} "
-                f"takes {each} ({BottomK.ROW_BYTES} of them for bookkeeping); give at least that"
+                f"takes {each} ({self._kept.ROW_BYTES} of them for bookkeeping); give at least that"
             )
         return self._bytes // each
 

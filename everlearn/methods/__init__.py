@@ -1,25 +1,104 @@
 """One file, one method."""
 
 from everlearn.method import Method
+from everlearn.methods.agem import AGEM
+from everlearn.methods.cwr import CWR
 from everlearn.methods.der import DER
 from everlearn.methods.derpp import DERpp
+from everlearn.methods.dgr import DGR
+from everlearn.methods.erace import ERACE
 from everlearn.methods.ewc import EWC
+from everlearn.methods.featdistill import FeatDistill
+from everlearn.methods.fecam import FeCAM
+from everlearn.methods.freeze import Freeze
+from everlearn.methods.gdumb import GDumb
+from everlearn.methods.gem import GEM
+from everlearn.methods.gpm import GPM
 from everlearn.methods.growth import GrowHead
+from everlearn.methods.icarl import ICaRL
+from everlearn.methods.independent import Independent
+from everlearn.methods.l2 import L2
 from everlearn.methods.lwf import LwF
+from everlearn.methods.lwfmc import LwFMC
+from everlearn.methods.mas import MAS
+from everlearn.methods.mir import MIR
 from everlearn.methods.naive import Naive
+from everlearn.methods.ncm import NCM
+from everlearn.methods.ogd import OGD
+from everlearn.methods.packnet import PackNet
+from everlearn.methods.ranpac import RanPAC
 from everlearn.methods.replay import Replay
+from everlearn.methods.ridge import Ridge
+from everlearn.methods.rwalk import RWalk
 from everlearn.methods.si import SI
+from everlearn.methods.slda import SLDA
 
 METHODS: dict[str, type[Method]] = {
     "naive": Naive,
     "er": Replay,
+    "erace": ERACE,
+    "mir": MIR,
     "der": DER,
     "derpp": DERpp,
+    "dgr": DGR,
     "ewc": EWC,
     "si": SI,
+    "mas": MAS,
+    "rwalk": RWalk,
+    "l2": L2,
     "lwf": LwF,
+    "lwfmc": LwFMC,
+    "featdistill": FeatDistill,
+    "icarl": ICaRL,
+    "gdumb": GDumb,
+    "agem": AGEM,
+    "gem": GEM,
+    "ogd": OGD,
+    "gpm": GPM,
+    "ncm": NCM,
+    "slda": SLDA,
+    "ridge": Ridge,
+    "ranpac": RanPAC,
+    "fecam": FeCAM,
+    "cwr": CWR,
+    "packnet": PackNet,
+    "independent": Independent,
+    "freeze": Freeze,
     "grow": GrowHead,
 }
 """The methods by the names they have on the command line."""
 
-__all__ = ["DER", "EWC", "METHODS", "SI", "DERpp", "GrowHead", "LwF", "Naive", "Replay"]
+__all__ = [
+    "AGEM",
+    "CWR",
+    "DER",
+    "DGR",
+    "ERACE",
+    "EWC",
+    "GEM",
+    "GPM",
+    "L2",
+    "MAS",
+    "METHODS",
+    "MIR",
+    "NCM",
+    "OGD",
+    "SI",
+    "SLDA",
+    "DERpp",
+    "FeCAM",
+    "FeatDistill",
+    "Freeze",
+    "GDumb",
+    "GrowHead",
+    "ICaRL",
+    "Independent",
+    "LwF",
+    "LwFMC",
+    "Naive",
+    "PackNet",
+    "RWalk",
+    "RanPAC",
+    "Replay",
+    "Ridge",
+]

@@ -1,15 +1,15 @@
 """Methods from what a user types: `er:memory=2000+ewc:lambda=100` becomes a chain, in that order."""
 
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, get_origin
 
-from everlearn.memory import Balanced, Memory
+from everlearn.memory import Balanced, Memory, Ring
 from everlearn.method import Chain, Method
 from everlearn.methods import METHODS, GrowHead
+from everlearn.methods.together import together
 from everlearn.spec import Spec, call, one_of, parse_chain
 
-MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "reservoir": Memory}
+MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "reservoir": Memory, "ring": Ring}
 
 
 def build(
@@ -23,7 +23,7 @@ def build(
 ) -> Method:
     """The method that `text` describes.
 
-    A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|reservoir` (`memory` says which is
+    A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|reservoir|ring` (`memory` says which is
     the default) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head in front, the layer
     named `head` or the last one. Raises a ValueError for a name or a setting that there is not, or that does not fit.
     """
@@ -43,34 +43,6 @@ def build(
     return methods[0] if len(methods) == 1 else Chain(*methods)
 
 
-def together(names: Sequence[str]) -> None:
-    """Raises a ValueError unless these methods can work in one chain, in this order."""
-    alone = [name for name in names if METHODS[name].card.alone]
-    rest = [name for name in names if name not in alone[:1] and METHODS[name] is not GrowHead]
-    if alone and rest:
-        raise ValueError(
-            f"{alone[0]} takes no step along a gradient of its batches, and leaves {', '.join(rest)} nothing to take "
-            f"part in; use {alone[0]} alone"
-        )
-    answering = [name for name in names if METHODS[name].predict is not Method.predict]
-    if len(answering) > 1:
-        raise ValueError(
-            f"{' and '.join(answering)} each give the answers in their own way, so only one would be heard"
-        )
-    bending = [name for name in names if METHODS[name].card.family == "gradient"]
-    if len(bending) > 1:
-        raise ValueError(
-            f"{' and '.join(bending)} each project the gradient, and what the last one does breaks what the others "
-            "guarantee; choose one"
-        )
-    behind = names[names.index(bending[0]) + 1 :] if bending else ()
-    if late := [name for name in behind if METHODS[name].before_step is not Method.before_step]:
-        raise ValueError(
-            f"{late[0]} behind {bending[0]} would measure gradients that are projected already; put it first: "
-            f"{late[0]}+{bending[0]}"
-        )
-
-
 def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
     cls = METHODS[spec.name]
     settings = dict(spec.settings)
@@ -87,17 +59,15 @@ def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
         kind: Any = float | int if field.type is float else field.type
         if not field.init or get_origin(kind) is Literal:
             continue
-        if isinstance(value := vars(method)[field.name], bool) or not isinstance(value, kind):
-            raise ValueError(  # noqa: TRY004 (a text that cannot be read)
-                f"{spec.name}:{field.name.rstrip('_')} must be {_said(field.type)}, but is {value!r}"
-            )
+        if isinstance(value := vars(method)[field.name], bool) != (kind is bool) or not isinstance(value, kind):
+            raise ValueError(f"{spec.name}:{field.name.rstrip('_')} must be {_said(field.type)}, but is {value!r}")
         if isinstance(value, int | float) and value < 0:
             raise ValueError(f"{spec.name}:{field.name.rstrip('_')} must not be negative, but is {value!r}")
     return method
 
 
 def _said(kind: Any) -> str:
-    return {float: "a number", int: "a whole number"}.get(kind, str(kind))
+    return {float: "a number", int: "a whole number", bool: "true or false"}.get(kind, str(kind))
 
 
 def _field(cls: type[Method], key: str) -> str:
@@ -122,6 +92,6 @@ def parameters(cls: type[Method]) -> list[Parameter]:
             2000 if field.name == "memory" else None if field.default is MISSING else field.default,
             "rows or bytes" if field.name == "memory" else str(field.type),
         )
-        for field in fields(cls)
+        for field in sorted(fields(cls), key=lambda field: field.kw_only is True)  # what is its own comes first
         if field.init
     ]

@@ -1,5 +1,6 @@
 """Models: looking at them, changing their heads, loading their weights, and small ones to begin with."""
 
+from everlearn.models.body import features_of, frozen
 from everlearn.models.classes import Classes
 from everlearn.models.features import tap_input, with_features
 from everlearn.models.heads import follow, grow, head_of, resize_like
@@ -28,7 +29,9 @@ __all__ = [
     "average",
     "bare",
     "evaluating",
+    "features_of",
     "follow",
+    "frozen",
     "grow",
     "head_of",
     "load_weights",

@@ -8,6 +8,9 @@ layer at the cost of about one more backward pass. Whether that holds for a mode
 on its first rows; where it does not hold (weights used twice, other layers, losses that are no mean over
 rows) `torch.func` computes the gradient of each row, and where that has no rule for what the model does
 (decisions that depend on values, columns that are lists) each row gets a backward pass of its own.
+
+All of that asks of the square only that it goes through products, (ab)^2 = a^2 b^2. So does the absolute value:
+the sensitivity of the answers, which memory aware synapses are about, is found in the same ways.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,26 +24,71 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from everlearn.batch import ANSWERS, UNLABELED, Batch, length, move, take, unlabeled
+from everlearn.batch import ANSWERS, UNLABELED, Batch, length, move, take, tensor, unlabeled
 from everlearn.models.views import Weights, average, bare, evaluating, trainable
+from everlearn.objective import Output
 
-Labels = Literal["exact", "empirical"]
+Labels = Literal["exact", "empirical", "weighted"]
 Objective = Callable[[Any, Batch], Any]
-Way = Callable[[nn.Module, Batch, Objective, Labels, Weights], None]
-"""Adds to each of the weights (the last argument) the sum over rows of its squared gradients."""
+Size = Callable[[Tensor], Tensor]
+"""The square or the absolute value, element by element: of a product, it is the product of the sizes."""
+
+
+class Asked(NamedTuple):
+    """Which gradients of a row are asked for, and what is made of them before they are summed."""
+
+    objective: Objective
+    labels: Labels
+    size: Size
+
+
+Way = Callable[[nn.Module, Batch, Asked, Weights], None]
+"""Adds to each of the weights (the last argument) the sum over rows of the sizes of its gradients."""
 
 _MOST = 1 << 25
 """Numbers in the gradients of single rows that are held at once: more rows than that allows come in pieces."""
 
 
-def fisher(model: nn.Module, batches: Iterable[Batch], objective: Objective, labels: Labels = "exact") -> Weights:
+def fisher(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    objective: Objective,
+    labels: Labels = "exact",
+    *,
+    pooled: bool = True,
+) -> Weights:
     """The mean over all rows of the squared gradients of each row, for each trainable parameter, in eval mode.
 
     `labels="exact"` takes the expectation over the labels that the model itself gives (classifiers only: logits
     of shape (rows, classes)); `labels="empirical"` takes the labels in the batch, and passes over rows that have
-    none. Raises a ValueError without rows. Model, buffers and gradients are left as they were; the result does
-    not depend on how the rows are batched.
+    none; `labels="weighted"` is the term of the exact expectation that belongs to the label in the batch: its squared
+    gradient times the p(y | x) that the model gives it. Raises a ValueError without rows. Model, buffers and
+    gradients are left as they were; the result does not depend on how the rows are batched. Of several processes
+    each gets the mean over all of them; unless `pooled`, that over its own rows.
     """
+    total = _mean_over_rows(model, batches, Asked(objective, labels, torch.square))
+    if pooled:
+        average(total.values())
+    return total
+
+
+def sensitivity(model: nn.Module, batches: Iterable[Batch], objective: Objective) -> Weights:
+    """The mean over all rows of |d ||f(x)||^2 / d w|, for each trainable parameter, with the logits f, in eval mode.
+
+    No label is looked at. The absolute value is of the gradient of each row: within a mean over rows, opposite
+    signs would cancel. Otherwise as `fisher`.
+    """
+
+    def norm(model: nn.Module, batch: Batch) -> Output:
+        logits = objective(model, batch).logits
+        return Output(logits.float().square().sum() / length(batch), logits)
+
+    total = _mean_over_rows(model, map(unlabeled, batches), Asked(norm, "empirical", torch.abs))
+    average(total.values())
+    return total
+
+
+def _mean_over_rows(model: nn.Module, batches: Iterable[Batch], asked: Asked) -> Weights:
     model = bare(model)
     device = next(model.parameters()).device
     total = _zeros(model)
@@ -48,18 +96,17 @@ def fisher(model: nn.Module, batches: Iterable[Batch], objective: Objective, lab
     way: Way = _one_at_a_time
     with evaluating(model), torch.enable_grad():
         for batch in batches:
-            batch = move(batch if labels == "exact" else _labelled(batch), device)  # noqa: PLW2901
+            batch = move(batch if asked.labels == "exact" else _labelled(batch), device)  # noqa: PLW2901
             few = take(batch, slice(0, 3))
             if length(few) > checked:  # one row alone could not tell a mean over rows from a sum
-                way, checked = _way(model, few, objective, labels), length(few)
+                way, checked = _way(model, few, asked), length(few)
             if length(batch):
-                way(model, batch, objective, labels, total)
+                way(model, batch, asked, total)
                 rows += length(batch)
     if not rows:
-        raise ValueError("the Fisher information is estimated from rows, and there are none")
+        raise ValueError("the importance of weights is estimated from rows, and there are none")
     for value in total.values():
         value.div_(rows)
-    average(total.values())
     return total
 
 
@@ -84,17 +131,17 @@ def _known_labels(batch: Batch) -> list[Tensor]:
     ]
 
 
-def _way(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> Way:
+def _way(model: nn.Module, batch: Batch, asked: Asked) -> Way:
     """The fastest way that gives what one backward pass for each row gives, on the rows of `batch`."""
     if _layered(model):
         quick, slow = _zeros(model), _zeros(model)
-        _closed(model, batch, objective, labels, quick)
-        _one_at_a_time(model, batch, objective, labels, slow)
+        _closed(model, batch, asked, quick)
+        _one_at_a_time(model, batch, asked, slow)
         if all(_near(quick[name], slow[name]) for name in slow):
             return _closed
     if all(isinstance(column, Tensor) for column in batch.values()):
         try:
-            _row_by_row(model, batch, objective, labels, _zeros(model))
+            _row_by_row(model, batch, asked, _zeros(model))
         except RuntimeError:  # torch.func has no rule for something in this model
             return _one_at_a_time
         return _row_by_row
@@ -143,20 +190,20 @@ def _layered(model: nn.Module) -> bool:
     return known and not mixed and everywhere == len(trainable(model))
 
 
-def _closed(model: nn.Module, batch: Batch, objective: Objective, labels: Labels, total: Weights) -> None:
+def _closed(model: nn.Module, batch: Batch, asked: Asked, total: Weights) -> None:
     """The sums from the inputs a and output gradients d of the layers.
 
     For a linear layer F_W = (d^2)^T (a^2) and F_b = sum d^2, because the gradient of a row is the outer product of
     its d and a; so the d^2 of all labels can be summed before that product. Where a row has several places (pixels,
-    tokens) its gradient is a sum over places, so it is formed for each row before it is squared.
+    tokens) its gradient is a sum over places, so it is formed for each row before its size is taken.
     """
     with _calls(model) as calls:
-        losses = _losses(model, batch, objective, labels)
+        losses = _losses(model, batch, asked)
     # Where rows were regrouped on their way (a head for each task, say), a layer cannot tell whose they are; where
     # rows have different numbers of labels, the mean over labels is no mean over rows.
     whole = bool(calls) and all(call.input.ndim > 1 and len(call.input) == length(batch) for call in calls)
-    if not whole or (labels == "empirical" and not all(bool(known.all()) for known in _known_labels(batch))):
-        _one_at_a_time(model, batch, objective, labels, total)
+    if not whole or (asked.labels == "empirical" and not all(bool(known.all()) for known in _known_labels(batch))):
+        _one_at_a_time(model, batch, asked, total)
         return
     outputs = [call.output for call in calls]
     linear: dict[int, Tensor] = {}
@@ -166,16 +213,16 @@ def _closed(model: nn.Module, batch: Batch, objective: Objective, labels: Labels
         for number, (call, delta) in enumerate(zip(calls, grads, strict=True)):
             flat = isinstance(call.layer, nn.Linear) and call.input.ndim == 2
             if delta is not None and flat:
-                squared = delta.float().square() * (1 if weight is None else weight[:, None])
-                linear[number] = linear[number] + squared if number in linear else squared
+                sized = asked.size(delta.float()) * (1 if weight is None else weight[:, None])
+                linear[number] = linear[number] + sized if number in linear else sized
             elif delta is not None:
-                _add_squares(call, delta.float(), weight, total)
-    for number, squared in linear.items():
+                _add_sizes(call, delta.float(), weight, asked.size, total)
+    for number, sized in linear.items():
         for name, full, _ in calls[number].parameters():
             if name == "bias":
-                total[full] += squared.sum(0)
+                total[full] += sized.sum(0)
             else:
-                total[full].addmm_(squared.T, calls[number].input.float().square())
+                total[full].addmm_(sized.T, asked.size(calls[number].input.float()))
 
 
 @contextmanager
@@ -196,13 +243,16 @@ def _calls(model: nn.Module) -> Iterator[list[_Call]]:
             handle.remove()
 
 
-def _losses(model: nn.Module, batch: Batch, objective: Objective, labels: Labels) -> list[tuple[Tensor, Tensor | None]]:
-    """Sums over rows of the losses whose gradients are squared, each with the weights (rows,) of the squares."""
-    if labels == "empirical":
-        return [(objective(model, batch).loss * length(batch), None)]
-    logits = _class_logits(objective(model, unlabeled(batch)).logits)
-    log_p = logits.float().log_softmax(1)
-    return [(-log_p[:, label].sum(), log_p[:, label].detach().exp()) for label in range(log_p.shape[1])]
+def _losses(model: nn.Module, batch: Batch, asked: Asked) -> list[tuple[Tensor, Tensor | None]]:
+    """Sums over rows of the losses whose gradients are asked for, each with the weights (rows,) of their sizes."""
+    if asked.labels == "empirical":
+        return [(asked.objective(model, batch).loss * length(batch), None)]
+    log_p = _class_logits(asked.objective(model, unlabeled(batch)).logits).float().log_softmax(1)
+    if asked.labels == "weighted":
+        chosen = [log_p.gather(1, tensor(batch, "y")[:, None])[:, 0]]
+    else:
+        chosen = [log_p[:, label] for label in range(log_p.shape[1])]
+    return [(-own.sum(), own.detach().exp()) for own in chosen]
 
 
 def _class_logits(logits: Tensor) -> Tensor:
@@ -214,12 +264,12 @@ def _class_logits(logits: Tensor) -> Tensor:
     return logits
 
 
-def _add_squares(call: _Call, d: Tensor, weight: Tensor | None, total: Weights) -> None:
-    """Adds the squares of the gradients that single rows give the parameters of a layer, a few rows at a time."""
+def _add_sizes(call: _Call, d: Tensor, weight: Tensor | None, size: Size, total: Weights) -> None:
+    """Adds the sizes of the gradients that single rows give the parameters of a layer, a few rows at a time."""
     a = call.input.float()
     for name, full, parameter in call.parameters():
         for piece in _pieces(len(d), _numbers(call.layer, parameter, d)):
-            rows = _gradient(call.layer, name, a[piece], d[piece]).flatten(1).square()
+            rows = size(_gradient(call.layer, name, a[piece], d[piece]).flatten(1))
             total[full] += (rows.sum(0) if weight is None else weight[piece] @ rows).view(parameter.shape)
 
 
@@ -278,7 +328,7 @@ def _convolution(layer: nn.Conv1d | nn.Conv2d, a: Tensor, d: Tensor) -> Tensor:
 # -- row by row -----------------------------------------------------------------------------------------------
 
 
-def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: Labels, total: Weights) -> None:
+def _row_by_row(model: nn.Module, batch: Batch, asked: Asked, total: Weights) -> None:
     """The same sums through `torch.func`: the gradient of each row, several rows at once."""
     weights = {name: weight.detach() for name, weight in trainable(model).items()}
     rest = {n: v.detach() for n, v in (*model.named_parameters(), *model.named_buffers()) if n not in weights}
@@ -288,18 +338,20 @@ def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: La
 
         def ask(model: Callable[..., Any]) -> Tensor:
             if label is None:
-                value: Tensor = objective(model, one).loss
+                value: Tensor = asked.objective(model, one).loss
                 return value
-            log_p = _class_logits(objective(model, unlabeled(one)).logits).float().log_softmax(1)
+            log_p = _class_logits(asked.objective(model, unlabeled(one)).logits).float().log_softmax(1)
             return -log_p.gather(1, label.view(1, 1)).squeeze()
 
         return ask(lambda *args, **kwargs: functional_call(model, (weights, rest), args, kwargs))
 
     chosen: list[tuple[Tensor | None, Tensor | None]] = [(None, None)]
-    if labels == "exact":
+    if asked.labels != "empirical":
         with torch.no_grad():
-            p = _class_logits(objective(model, unlabeled(batch)).logits).float().softmax(1)
-        chosen = [(torch.full((len(p),), label, device=p.device), p[:, label]) for label in range(p.shape[1])]
+            p = _class_logits(asked.objective(model, unlabeled(batch)).logits).float().softmax(1)
+        labels = [torch.full((len(p),), label, device=p.device) for label in range(p.shape[1])]
+        labels = [tensor(batch, "y")] if asked.labels == "weighted" else labels
+        chosen = [(label, p.gather(1, label[:, None])[:, 0]) for label in labels]
     for label, weight in chosen:
         for piece in _pieces(length(batch), sum(value.numel() for value in weights.values())):
             places = (None, 0, None if label is None else 0)
@@ -308,16 +360,16 @@ def _row_by_row(model: nn.Module, batch: Batch, objective: Objective, labels: La
                     weights, take(batch, piece), None if label is None else label[piece]
                 )
             for name, value in gradients.items():
-                rows = value.flatten(1).float().square()
+                rows = asked.size(value.flatten(1).float())
                 total[name] += (rows.sum(0) if weight is None else weight[piece] @ rows).view_as(total[name])
 
 
-def _one_at_a_time(model: nn.Module, batch: Batch, objective: Objective, labels: Labels, total: Weights) -> None:
+def _one_at_a_time(model: nn.Module, batch: Batch, asked: Asked, total: Weights) -> None:
     """The definition itself: one backward pass for each row (and label)."""
     weights = trainable(model)
     for place in range(length(batch)):
-        losses = _losses(model, take(batch, slice(place, place + 1)), objective, labels)
+        losses = _losses(model, take(batch, slice(place, place + 1)), asked)
         for loss, p in losses:
             grads = torch.autograd.grad(loss, list(weights.values()), retain_graph=True, materialize_grads=True)
             for name, value in zip(weights, grads, strict=True):
-                total[name] += value.float().square() * (1 if p is None else p)
+                total[name] += asked.size(value.float()) * (1 if p is None else p)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import LBFGS, Optimizer
 
 from everlearn.randomness import mix
@@ -27,6 +28,25 @@ def head_of(model: nn.Module, head: str | None = None) -> tuple[str, nn.Linear]:
         near = ", ".join(map(repr, get_close_matches(head, layers, n=3, cutoff=0.0)))
         raise ValueError(f"{type(model).__name__} has no nn.Linear named {head!r}; the nearest are {near}")
     return head, layers[head]
+
+
+def head_weights(model: nn.Module, head: str | None = None) -> dict[str, nn.Parameter]:
+    """The parameters of the layer that `head_of` finds, by their names in `model`.
+
+    >>> list(head_weights(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))))
+    ['2.weight', '2.bias']
+    """
+    name, layer = head_of(model, head)
+    return {f"{name}.{part}".lstrip("."): weight for part, weight in layer.named_parameters()}
+
+
+def by_row(counts: Tensor, weight: Tensor) -> Tensor:
+    """The counts of classes, as many as `weight` has rows, in a shape that goes with each row of it.
+
+    >>> by_row(torch.tensor([3, 5]), torch.zeros(3, 7)).flatten()
+    tensor([3., 5., 0.])
+    """
+    return F.pad(counts, (0, len(weight) - len(counts))).to(weight).view(-1, *[1] * (weight.dim() - 1))
 
 
 def grow(model: nn.Module, outputs: int, head: str | None = None, *, seed: int = 0) -> nn.Linear:

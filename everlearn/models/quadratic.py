@@ -13,9 +13,9 @@ from everlearn.models.views import Weights
 def pull(weights: Mapping[str, Tensor], anchor: Weights, importance: Weights, strength: float) -> Tensor:
     """Strength / 2 * sum_i importance_i (weight_i - anchor_i)^2, a scalar whose gradient costs two passes.
 
-    A weight that is not in `anchor` is free; `anchor` and `importance` have the shapes of the weights.
+    A weight that has no importance is free; one that has some has an anchor, and both have its shape.
     """
-    names = [name for name in weights if name in anchor]
+    names = [name for name in weights if name in importance]
     if not names:
         return torch.zeros(())
     value: Tensor = _Pull.apply(  # type: ignore[no-untyped-call]
@@ -47,9 +47,29 @@ class _Pull(torch.autograd.Function):
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
+    first = first.to(second.dtype)  # an importance is float32, whatever its weight is
     if first.is_contiguous() and second.is_contiguous():
         return torch.dot(first.view(-1), second.view(-1))
     return (first * second).sum()
+
+
+def settle(weights: Mapping[str, Tensor], anchor: Weights, importance: Weights, rate: float) -> None:
+    """Moves each weight, in place, to (weight + rate * importance * anchor) / (1 + rate * importance).
+
+    That is the proximal step: the weight that minimises rate / 2 * importance (w - anchor)^2 + 1 / 2 (w - weight)^2.
+    It ends between the weight and the anchor however large the rate is. Call it under `no_grad`.
+    """
+    names = [name for name in weights if name in importance]
+    if not names or rate == 0:
+        return
+    share = torch._foreach_mul([importance[n].to(anchor[n]) for n in names], rate)  # noqa: SLF001
+    torch._foreach_div_(share, torch._foreach_add(share, 1))  # noqa: SLF001
+    torch._foreach_lerp_([weights[n] for n in names], [anchor[n] for n in names], share)
+
+
+def largest(importance: Weights) -> float:
+    """The largest of all values, which is the curvature of the pull along the weight held most; 0 without any."""
+    return max((float(value.max()) for value in importance.values() if value.numel()), default=0.0)
 
 
 def fitted(old: Weights, weights: Mapping[str, Tensor], *, fill: float | None = None) -> Weights:

@@ -98,3 +98,12 @@ def average(tensors: Iterable[Tensor], share: float | None = None) -> None:
         distributed.all_reduce(flat)
         for value, mean in zip(values, flat.split_with_sizes([value.numel() for value in values]), strict=True):
             value.copy_(mean.view_as(value))
+
+
+def total(count: int, device: torch.device) -> int:
+    """The sum of `count` over all processes, by way of `device`; alone, it is `count`, and nothing is copied."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return count
+    everywhere = torch.tensor(count, device=device)
+    distributed.all_reduce(everywhere)
+    return int(everywhere)

@@ -26,6 +26,7 @@ from everlearn.data import Columns, Concat
 from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain, Method
+from everlearn.methods import METHODS, GrowHead
 from everlearn.methods.composition import build
 from everlearn.metrics import Report, Scores
 from everlearn.models import save_weights
@@ -51,6 +52,9 @@ from everlearn.workspace.parts import (
 
 WEIGHTS = (".pth", ".pt", ".safetensors")
 """The suffixes of files of weights."""
+
+MEASURING = ("ewc", "mas", "ogd", "gpm")
+"""Methods that know nothing of the past unless they see some of it, or have learned it themselves."""
 
 PLAIN = "fine-tuning"
 """What plain fine-tuning is called in tables."""
@@ -194,6 +198,17 @@ class Run:
         )
 
     def _method(self, method: str, *, grow: bool, folder: str | None, seed: int | None = None) -> Method:
+        for spec in parse_chain(method):
+            cls = METHODS.get(spec.name, Method)  # a name that is not there is refused below
+            if "task labels" in cls.card.needs:
+                raise ValueError(
+                    f"{spec.name} needs task labels, which the rows of a run do not have; use it in Python"
+                )
+            if cls.predict is not Method.predict:
+                raise ValueError(
+                    f"{spec.name} answers by what it keeps, and not by the weights of the model, which are what a run "
+                    "leaves; use it in Python, where learner.predict answers"
+                )
         kind = "balanced" if self.config.task == "classification" else "reservoir"
         return build(
             method,
@@ -247,10 +262,10 @@ class Run:
         remembered, first = self._remembered(), data.arrivals[0]
         if len(remembered):
             learner.remember(replace(data.past, train=few(remembered)))
-        elif any(spec.name == "ewc" for spec in parse_chain(method)):
+        elif measuring := [spec.name for spec in parse_chain(method) if spec.name in MEASURING]:
             raise ValueError(
-                "ewc measures on past data what the model depends on, and there is none; give --old, or the --memory "
-                "of an earlier run that kept rows"
+                f"{measuring[0]} measures on past data what the model depends on, and there is none; give --old, or "
+                "the --memory of an earlier run that kept rows"
             )
         learner.batch_size, learner.accumulate = min(2, config.batch_size), 1
         for _ in learner.steps(replace(first, train=few(first.train))):
@@ -445,8 +460,6 @@ def memories(method: Method) -> list[Memory]:
 
 def _inner(method: Method) -> Method:
     """The method without the growing head that the run put in front of it."""
-    from everlearn.methods import GrowHead  # noqa: PLC0415
-
     if isinstance(method, Chain) and isinstance(method.methods[0], GrowHead):
         rest = method.methods[1:]
         return rest[0] if len(rest) == 1 else Chain(*rest)

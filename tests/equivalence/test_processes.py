@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import zoo
 
 from everlearn import checkpoint
 
@@ -43,8 +42,7 @@ def ends(tmp_path_factory):
     return [checkpoint.load(folder / f"{rank}.checkpoint") for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", pair.KINDS)
-@pytest.mark.parametrize("method", zoo.METHODS)
+@pytest.mark.parametrize(("method", "kind"), pair.cases())
 def test_both_processes_end_with_the_same_weights_and_statistics(ends, method, kind):
     first, second = (end[f"{method} {kind}"] for end in ends)
     assert checkpoint.same(first, second)

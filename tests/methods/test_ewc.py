@@ -8,10 +8,15 @@ import torch
 from methods.small import everything, experience, net, norm_net, shake, weights
 
 from everlearn import checkpoint
+from everlearn.border import NonFiniteError
+from everlearn.data import Columns
 from everlearn.learner import Learner
-from everlearn.methods import EWC
+from everlearn.method import Chain
+from everlearn.methods import EWC, GrowHead, Naive
 from everlearn.models import grow, snapshot
-from everlearn.objective import classify
+from everlearn.models.quadratic import settle
+from everlearn.objective import classify, regress
+from everlearn.streams import Experience
 
 SGD = partial(torch.optim.SGD, lr=0.05)
 
@@ -23,6 +28,7 @@ def fisher_by_hand(model, batch, kind):
     for x, y in zip(batch["x"], batch["y"], strict=True):
         log_p = model(x[None]).log_softmax(1)[0]
         chosen = [(log_p[y], 1.0)] if kind == "empirical" else [(value, value.detach().exp()) for value in log_p]
+        chosen = [(log_p[y], log_p[y].detach().exp())] if kind == "weighted" else chosen
         for value, p in chosen:
             model.zero_grad()
             value.backward(retain_graph=True)
@@ -62,7 +68,7 @@ def assert_same(found, expected):
         torch.testing.assert_close(found[1][name], expected[1][name], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["exact", "empirical"])
+@pytest.mark.parametrize("kind", ["exact", "empirical", "weighted"])
 @pytest.mark.parametrize("make", [net, norm_net])
 def test_importance_is_the_mean_squared_gradient_of_single_rows(kind, make):
     model, e = make(), experience(count=150)  # more than one batch of the estimate
@@ -221,3 +227,137 @@ def test_a_model_without_trainable_weights_in_the_anchor_is_free():
     model.append(torch.nn.Linear(4, 4))
     batch = everything(experience(1).train)
     assert torch.isfinite(ewc(model, batch, classify).loss)
+
+
+# -- the explicit step and the proximal one -------------------------------------------------------------------
+
+
+def line(index):
+    """Rows of a linear regression; those of experience 1 ask for other weights than those of experience 0."""
+    random = torch.Generator().manual_seed(index)
+    x = torch.randn(20, 5, generator=random)
+    rows = Columns(x=x, y=x @ torch.randn(5, generator=random) + index)
+    return Experience(index, rows, rows)
+
+
+def solved(ewc, strength):
+    """The weights and bias that minimise the mean squared error of experience 1 plus the penalty, exactly."""
+    batch = everything(line(1).train)
+    x = torch.cat([batch["x"], torch.ones(20, 1)], 1).double()
+    f, anchor = (torch.cat([each["weight"].flatten(), each["bias"]]).double() for each in (ewc.importance, ewc.anchor))
+    a = 2 / 20 * x.T @ x + strength * f.diag()
+    return torch.linalg.solve(a, 2 / 20 * x.T @ batch["y"].double() + strength * f * anchor).float()
+
+
+def regression(ewc, lr, epochs=1):
+    """A learner that went through experience 0, and the exact importance that it then has."""
+    torch.manual_seed(0)
+    learner = Learner(
+        torch.nn.Linear(5, 1), ewc, regress, optimizer=partial(torch.optim.SGD, lr=lr), batch_size=20, epochs=epochs
+    )
+    learner.learn(line(0))
+    return learner
+
+
+@pytest.mark.parametrize(("step", "strength"), [("gradient", 0.05), ("proximal", 0.05), ("proximal", 1e6)])
+def test_both_steps_end_at_the_exact_minimum_but_only_the_proximal_one_at_any_strength(step, strength):
+    learner = regression(EWC(strength, fisher="empirical", step=step, eta=0.05), 0.05, epochs=400)
+    expected = solved(learner.method, strength)
+    learner.learn(line(1))
+    found = torch.cat([learner.model.weight.detach().flatten(), learner.model.bias.detach()])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_explicit_step_that_diverges_is_refused_and_the_way_out_is_named():
+    learner = regression(EWC(1e6, fisher="empirical"), 0.05, epochs=40)
+    with pytest.raises(NonFiniteError, match=r'only while learning rate x curvature < 2, or with step="proximal"'):
+        learner.learn(line(1))
+    assert all(value.isfinite().all() for value in snapshot(learner.model).values())
+
+
+def test_where_the_learning_rate_is_told_an_unstable_experience_is_refused_before_its_first_step():
+    learner = regression(EWC(1e6, fisher="empirical", eta=0.05), 0.05)
+    before = snapshot(learner.model)
+    lowest = f"{learner.method.stable_lr():.3g}"
+    with pytest.raises(ValueError, match=r"learning rate x curvature < 2.*below " + lowest + r".*step=\"proximal\""):
+        learner.learn(line(1))
+    assert checkpoint.same(before, snapshot(learner.model))
+
+
+@pytest.mark.parametrize(("share", "stable"), [(0.98, True), (1.02, False)])
+def test_the_stable_learning_rate_is_where_gradient_steps_on_the_penalty_begin_to_diverge(share, stable):
+    ewc, model = EWC(30.0), net()
+    ewc.end(model, experience(), classify)
+    assert ewc.curvature == pytest.approx(30 * max(float(value.max()) for value in ewc.importance.values()))
+    shake(model, size=1e-3)
+    batch, optimizer = everything(experience(1).train), torch.optim.SGD(model.parameters(), lr=share * ewc.stable_lr())
+    away = []
+    for _ in range(300):
+        plain = classify(model, batch)
+        optimizer.zero_grad()
+        (ewc(model, batch, classify).loss - plain.loss).backward()
+        optimizer.step()
+        away.append(max(float((w.detach() - ewc.anchor[n]).abs().max()) for n, w in model.named_parameters()))
+    assert (away[-1] < 1e-3) if stable else (away[-1] > 10 * away[0])
+
+
+def test_without_strength_or_importance_every_learning_rate_is_stable():
+    ewc = EWC(0.0)
+    assert EWC(30.0).stable_lr() == ewc.stable_lr() == float("inf")
+    ewc.end(net(), experience(), classify)
+    assert ewc.stable_lr() == float("inf")
+
+
+def test_the_proximal_step_is_the_minimum_of_penalty_and_distance():
+    random = torch.Generator().manual_seed(0)
+    weight, anchor, importance = ({"w": torch.rand(50, generator=random, dtype=torch.float64)} for _ in range(3))
+    importance["w"][:5] = 0
+    for rate in (0.1, 10.0, 1e9):
+        moved = {"w": weight["w"].clone()}
+        settle(moved, anchor, importance, rate)
+        f = rate * importance["w"]
+        torch.testing.assert_close(moved["w"], (weight["w"] + f * anchor["w"]) / (1 + f))
+        assert torch.equal(moved["w"][:5], weight["w"][:5])
+
+
+def test_with_a_proximal_step_the_loss_is_that_of_the_task_alone():
+    ewc = EWC(30.0, step="proximal", eta=0.05)
+    model, _ = lived(ewc)
+    batch = everything(experience(9).train)
+    assert torch.equal(ewc(model, batch, classify).loss, classify(model, batch).loss)
+
+
+def test_a_proximal_step_holds_what_a_grown_head_had_and_leaves_the_new_outputs_free():
+    ewc = EWC(1e9, step="proximal", eta=0.05)
+    learner = Learner(net(2), Chain(GrowHead(), ewc), optimizer=SGD, batch_size=20, epochs=3)
+    learner.learn(experience(0, classes=(0, 1)))
+    old = snapshot(learner.model)
+    learner.learn(experience(1, classes=(0, 1, 2, 3)))
+    new = snapshot(learner.model)
+    torch.testing.assert_close(new["3.weight"][:2], old["3.weight"], rtol=1e-3, atol=1e-4)
+    assert (new["3.bias"][2:] != 0).all()
+    learner.learn(experience(2, classes=(0, 1, 2, 3)))
+    torch.testing.assert_close(snapshot(learner.model)["3.weight"], new["3.weight"], rtol=1e-2, atol=1e-3)
+
+
+def test_a_proximal_step_without_strength_is_plain_fine_tuning():
+    found = []
+    for method in (Naive(), EWC(0.0, step="proximal", eta=0.05)):
+        learner = Learner(net(), method, optimizer=SGD, batch_size=8)
+        for index in range(3):
+            learner.learn(experience(index))
+        found.append(snapshot(learner.model))
+    assert checkpoint.same(*found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": "proximal"}, "the proximal step needs the learning rate, but eta is 0.0"),
+        ({"step": "proximal", "eta": -1.0}, "but eta is -1.0"),
+        ({"step": "implicit"}, "step must be one of gradient, proximal, but is 'implicit'"),
+    ],
+)
+def test_a_step_that_cannot_be_is_an_error(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EWC(**settings)

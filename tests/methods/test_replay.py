@@ -4,14 +4,15 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, net
+from methods.small import everything, experience, net, norm_net
 
 from everlearn.data import Columns, view
 from everlearn.learner import Learner
 from everlearn.memory import Balanced, Memory
-from everlearn.methods import Replay
+from everlearn.method import Chain
+from everlearn.methods import EWC, Replay
 from everlearn.models import Net
-from everlearn.objective import classify
+from everlearn.objective import Output, classify
 from everlearn.streams import Experience
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -127,3 +128,95 @@ def test_rows_that_the_objective_refuses_are_not_remembered():
     with pytest.raises(ValueError, match=r"labels go from"):
         method(net(), bad, classify)
     assert sorted(method.memory.ids.tolist()) == list(range(8))
+
+
+@pytest.mark.parametrize(("combine", "new", "old"), [("sum", 1, 1), ("1/k", 1 / 3, 2 / 3)])
+def test_parts_have_a_mean_each_and_the_weights_that_were_asked_for(combine, new, old):
+    method, model = Replay(Memory(100), 5, combine), net()
+    for index in range(3):
+        method.begin(model, experience(index), classify)
+    method.memory.add(rows(0))
+    seen = []
+
+    def watching(model, batch):
+        seen.append(batch)
+        return classify(model, batch)
+
+    output = method(model, rows(8), watching)
+    parts = [classify(model, batch).loss for batch in seen]
+    assert [len(batch["x"]) for batch in seen] == [8, 5]
+    torch.testing.assert_close(output.loss, new * parts[0] + old * parts[1])
+    assert len(output.logits) == 8
+
+
+def test_with_as_many_old_rows_as_new_ones_concat_is_half_the_sum():
+    losses, model = {}, net()
+    for combine in ("concat", "sum"):
+        method = Replay(Memory(100), 8, combine)
+        method.memory.add(rows(0, 40))
+        losses[combine] = method(model, rows(100), classify).loss
+    torch.testing.assert_close(losses["concat"], losses["sum"] / 2)
+
+
+def test_in_the_first_experience_1_over_k_is_fine_tuning_and_leaves_no_trace_of_old_rows():
+    method, model, plain = Replay(Memory(100), 8, "1/k"), norm_net(), norm_net()
+    method.begin(model, experience(), classify)
+    method.memory.add(rows(0))
+    for each in (model, plain):
+        for module in each.modules():
+            module.p = 0.0  # no dropout
+    assert torch.equal(method(model, rows(8), classify).loss, classify(plain, rows(8)).loss)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), plain.buffers(), strict=True))
+
+
+def test_apart_each_part_is_normalised_by_its_own_statistics_and_together_by_those_of_both():
+    counted = {}
+    for combine in ("concat", "sum"):
+        method, model = Replay(Memory(100), 8, combine), norm_net()
+        method.memory.add(rows(0))
+        method(model, rows(8), classify)
+        counted[combine] = int(model[2].num_batches_tracked)
+    assert counted == {"concat": 1, "sum": 2}
+
+
+@pytest.mark.parametrize("combine", ["sum", "1/k"])
+def test_apart_what_follows_in_the_chain_sees_new_rows_only_and_counts_once(combine):
+    lengths = []
+
+    class Watch(EWC):
+        def loss(self, model, batch, objective, rest):
+            lengths.append(len(batch["y"]))
+            return rest(model, batch)
+
+    chain = Chain(Replay(Memory(100), 5, combine), Watch())
+    chain.begin(net(), experience(), classify)
+    chain.begin(net(), experience(), classify)
+    for start in (0, 8):
+        chain(net(), rows(start), classify)
+    assert lengths == [8, 8]
+
+
+def test_k_is_counted_by_experiences_and_kept_in_the_state():
+    method = Replay(Memory(10), combine="1/k")
+    for index in range(4):
+        method.begin(net(), experience(index), classify)
+    other = Replay(Memory(10), combine="1/k")
+    other.load_state_dict(method.state_dict())
+    assert other.experiences == 4
+
+
+def test_a_batch_without_a_loss_is_not_learned_whatever_old_rows_there_are():
+    def mute(model, batch):
+        return Output(None, classify(model, batch).logits)
+
+    method = Replay(Memory(100), 8, "sum")
+    method.memory.add(rows(0))
+    assert method(net(), rows(8), mute).loss is None
+
+
+def test_settings_that_say_nothing_are_refused():
+    with pytest.raises(ValueError, match="combine must be one of concat, sum, 1/k, but is 'mean'"):
+        Replay(Memory(10), combine="mean")
+    method = Replay(Memory(10), combine="1/k")
+    with pytest.raises(ValueError, match=r'counts experiences, but none has begun.*"sum"'):
+        method(net(), rows(0), classify)

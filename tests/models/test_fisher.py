@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from everlearn import checkpoint
 from everlearn.models import MLP, MultiHead, ResNet18
 from everlearn.models import fisher as subject
-from everlearn.models.fisher import fisher
+from everlearn.models.fisher import fisher, sensitivity
 from everlearn.objective import Output, ask, classify, classify_by_task
 
 ROWS, CLASSES = 7, 3
@@ -30,7 +30,8 @@ def by_hand(model, batch, objective=classify, labels="exact"):
         else:
             logits = objective(model, row | {"y": torch.zeros(1, dtype=torch.long)}).logits
             log_p = logits.log_softmax(1)[0]
-            losses = [(-log_p[label], log_p[label].detach().exp()) for label in range(len(log_p))]
+            chosen = range(len(log_p)) if labels == "exact" else [row["y"][0]]
+            losses = [(-log_p[label], log_p[label].detach().exp()) for label in chosen]
         for loss, p in losses:
             model.zero_grad()
             loss.backward(retain_graph=True)
@@ -40,7 +41,7 @@ def by_hand(model, batch, objective=classify, labels="exact"):
     return total
 
 
-def assert_fisher(model, batch, objective=classify, *, sizes=(4, 3), kinds=("exact", "empirical")):
+def assert_fisher(model, batch, objective=classify, *, sizes=(4, 3), kinds=("exact", "empirical", "weighted")):
     for labels in kinds:
         expected = by_hand(model, batch, objective, labels)
         batches = [
@@ -156,6 +157,65 @@ def test_the_closed_form_is_the_sum_over_rows(kind, ways):
     assert ways[-1] == "_closed"
 
 
+def sensitivity_by_hand(model, batch, objective=classify):
+    """The mean over rows of the absolute gradient of the squared norm of the logits, one backward pass a row."""
+    model = copy.deepcopy(model).eval()
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    rows = len(next(iter(batch.values())))
+    for i in range(rows):
+        logits = objective(model, {name: column[i : i + 1] for name, column in batch.items()}).logits
+        grads = torch.autograd.grad((logits**2).sum(), list(weights.values()), materialize_grads=True)
+        for name, grad in zip(weights, grads, strict=True):
+            total[name] += grad.abs() / rows
+    return total
+
+
+def assert_sensitivity(model, batch, objective=classify, sizes=(4, 3)):
+    expected = sensitivity_by_hand(model, batch, objective)
+    columns = {name: column.split(list(sizes)) for name, column in batch.items()}
+    parts = [{name: column[i] for name, column in columns.items()} for i in range(len(sizes))]
+    found = sensitivity(model, parts, objective)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6 * float(value.max()) + 1e-12)
+    assert any(float(value.max()) > 0 for value in found.values())
+
+
+@pytest.mark.parametrize("kind", CLOSED)
+def test_the_closed_form_of_the_sensitivity_is_the_sum_over_rows(kind, ways):
+    torch.manual_seed(0)
+    make, shape = CLOSED[kind]
+    assert_sensitivity(make(), labelled(*shape))
+    assert ways[-1] == "_closed"
+
+
+@pytest.mark.parametrize("sizes", [(7,), (1, 1, 5), (3, 4)])
+def test_the_sensitivity_does_not_depend_on_how_the_rows_are_batched(sizes):
+    torch.manual_seed(0)
+    assert_sensitivity(MLP(6, (8, 5), CLASSES, dropout=0.5), labelled(6), sizes=sizes)
+
+
+def test_the_sensitivity_looks_at_no_label():
+    torch.manual_seed(0)
+    model, batch = MLP(6, (5,), CLASSES), labelled(6)
+    expected = sensitivity(model, [batch], classify)
+    for other in (
+        {"x": batch["x"]},
+        batch | {"y": batch["y"].flip(0)},
+        batch | {"y": torch.full_like(batch["y"], -100)},
+    ):
+        assert checkpoint.same(sensitivity(model, [other], classify), expected)
+
+
+def test_opposite_gradients_of_two_rows_do_not_cancel_in_the_sensitivity():
+    model = nn.Linear(6, CLASSES)
+    nn.init.zeros_(model.bias)  # so that x and -x have opposite answers, and opposite gradients for the bias
+    x = labelled(6)["x"]
+    found = sensitivity(model, [{"x": torch.cat([x, -x])}], classify)
+    torch.testing.assert_close(found["bias"], 2 * model(x).detach().abs().mean(0))
+
+
 def test_a_resnet_has_a_closed_form(ways):
     torch.manual_seed(0)
     model = trained(ResNet18(CLASSES, width=8), 3, 8, 8)
@@ -221,6 +281,7 @@ class Attention(nn.Module):
 def test_where_the_closed_form_does_not_hold_rows_are_differentiated_several_at_once(make, shape, ways):
     torch.manual_seed(0)
     assert_fisher(make(), labelled(*shape))
+    assert_sensitivity(make(), labelled(*shape))
     assert ways[-1] == "_row_by_row"
 
 
@@ -238,6 +299,7 @@ class Deciding(nn.Module):
 def test_a_model_that_looks_at_values_gets_one_backward_pass_for_each_row(ways):
     torch.manual_seed(0)
     assert_fisher(Deciding(), labelled(6))
+    assert_sensitivity(Deciding(), labelled(6))
     assert ways[-1] == "_one_at_a_time"
 
 
@@ -246,6 +308,7 @@ def test_a_head_for_each_task_sees_only_its_rows(tasks):
     torch.manual_seed(0)
     model = MultiHead(nn.Sequential(nn.Linear(6, 5), nn.ReLU()), 5, CLASSES, tasks=2)
     assert_fisher(model, labelled(6) | {"task": torch.tensor(tasks)}, classify_by_task)
+    assert_sensitivity(model, labelled(6) | {"task": torch.tensor(tasks)}, classify_by_task)
 
 
 @pytest.mark.parametrize("sizes", [(4, 3), (1, 6), (1, 1, 5)])
@@ -282,6 +345,25 @@ def test_rows_without_a_label_have_no_part_in_the_empirical_information():
     found = fisher(model, [{"x": batch["x"], "y": some}], classify, "empirical")
     for name in expected:
         torch.testing.assert_close(found[name], expected[name])
+
+
+def test_the_weighted_information_is_the_term_of_the_exact_one_that_belongs_to_the_label():
+    torch.manual_seed(0)
+    model, x = MLP(6, (5,), CLASSES), labelled(6)["x"]
+    terms = [fisher(model, [{"x": x, "y": torch.full((ROWS,), y)}], classify, "weighted") for y in range(CLASSES)]
+    for name, value in fisher(model, [{"x": x}], classify, "exact").items():
+        torch.testing.assert_close(sum(term[name] for term in terms), value)
+
+
+def test_rows_without_a_label_have_no_part_in_the_weighted_information():
+    torch.manual_seed(0)
+    model, batch = MLP(6, (5,), CLASSES), labelled(6)
+    some = batch["y"].clone()
+    some[[4, 6]] = -100
+    known = some != -100
+    expected = fisher(model, [{name: column[known] for name, column in batch.items()}], classify, "weighted")
+    for name, value in fisher(model, [{"x": batch["x"], "y": some}], classify, "weighted").items():
+        torch.testing.assert_close(value, expected[name])
 
 
 def test_rows_with_different_numbers_of_labels_count_alike():

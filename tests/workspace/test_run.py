@@ -91,3 +91,19 @@ def test_an_exam_draws_no_random_numbers_and_names_what_the_model_does_not_know(
     assert exam.unknown == ("3", "4")
     assert exam.result.count == 100
     assert exam.result.by_class["3"] == (0, 20)
+
+
+def test_a_method_that_weights_alone_cannot_speak_for_is_refused(config):
+    with pytest.raises(ValueError, match="ncm answers by what it keeps, and not by the weights"):
+        begin(config(method="ncm"))
+
+
+def test_a_method_that_needs_task_labels_is_refused(config):
+    with pytest.raises(ValueError, match="independent needs task labels"):
+        begin(config(method="independent"))
+
+
+@pytest.mark.parametrize("method", ["ewc", "mas"])
+def test_a_method_that_measures_the_past_asks_for_it(config, method):
+    with pytest.raises(ValueError, match=f"{method} measures on past data"):
+        begin(config(method=method, old=""))

@@ -1,0 +1,100 @@
+"""Gradient projection memory: no layer changes what it makes of old inputs.
+
+Saha et al., Gradient Projection Memory for Continual Learning, ICLR 2021. arXiv:2103.09762
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from everlearn.data.order import batches, epoch_order
+from everlearn.method import Card, Method
+from everlearn.models.inputs import second_moments, used_weights
+from everlearn.models.views import Weights, trainable
+from everlearn.objective import Objective
+from everlearn.streams.experience import Experience
+
+
+@dataclass
+class GPM(Method):
+    """W <- W + D - D M M^T, with D the optimizer's step of a linear or convolution layer, and M an orthonormal basis
+    of its old inputs: of each experience, the fewest directions that hold `threshold` of the sum of their squares.
+
+    With all of it, no linear layer changes what it makes of those rows, and so the model does not either. Departures:
+    the bias is a weight of an input of 1, where the paper has none. What is no such layer, normalisation say, moves in
+    the first experience that needs it only, as the paper's batch normalisation. The head is projected as any layer,
+    unless each task has its own. What is projected is the step: with plain SGD that is the paper's projected gradient,
+    and with momentum or Adam old outputs are held just as well.
+    """  # noqa: D205 (one equation, one sentence)
+
+    card: ClassVar[Card] = Card(
+        "gradient", "none a step; at an end 1 forward over `rows` rows", "up to a square of its inputs for each layer"
+    )
+
+    threshold: float = 0.97
+    """The share of old inputs that is held, as squares; the paper's eps_th."""
+    rows: int = 300
+    """Rows of each experience that the inputs are taken of."""
+
+    basis: Weights = field(default_factory=dict, init=False)
+    """M, (inputs + 1, directions), by the name of the weight."""
+    fixed: list[str] = field(default_factory=list, init=False)
+    """Weights that the model uses, and that are no part of such a layer."""
+    before: Weights = field(default_factory=dict, init=False)
+    """The weights, from `before_step` to `after_step`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a share of old inputs, from 0 to 1, but is {self.threshold}")
+
+    def before_step(self, model: nn.Module) -> None:
+        """Notes the weights."""
+        held = {*self.fixed, *self.basis, *map(_bias, self.basis)}
+        self.before = {name: weight.detach().clone() for name, weight in trainable(model).items() if name in held}
+
+    def after_step(self, model: nn.Module) -> None:
+        """Takes out of the step what old inputs would notice."""
+        moved = {name: weight for name, weight in trainable(model).items() if name in self.before}
+        for name in self.fixed:
+            if name in moved:
+                moved[name].copy_(self.before[name])
+        for name, basis in self.basis.items():
+            if name in moved:
+                pair = [each for each in (name, _bias(name)) if each in moved]
+                steps = [(moved[each] - self.before[each]).reshape(len(moved[each]), -1).to(basis) for each in pair]
+                step = torch.cat([*steps, steps[0].new_zeros(len(steps[0]), 2 - len(pair))], 1)
+                away = (step @ basis @ basis.T).split_with_sizes([step.shape[1] - 1, 1], 1)
+                for each, part in zip(pair, away, strict=False):
+                    moved[each].sub_(part.reshape(moved[each].shape))
+        self.before = {}
+
+    def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
+        """Adds the inputs of this experience to the old ones."""
+        order = epoch_order(len(experience.train), 0, experience.index, 0)[: self.rows]
+        if not len(order) or self.threshold == 0:
+            return
+        moments = second_moments(model, batches(experience.train, order, 128), objective)
+        for name, moment in moments.items():
+            old = self.basis.get(name, moment.new_zeros(len(moment), 0)).to(moment)
+            new = torch.cat([old, missing(old, moment, self.threshold)], 1)
+            self.basis[name] = new.to(torch.promote_types(trainable(model)[name].dtype, torch.float32))
+        used = used_weights(model, next(batches(experience.train, order[:2], 2)), objective)
+        self.fixed = sorted({*self.fixed, *used} - {*self.basis, *map(_bias, self.basis)})
+
+
+def _bias(weight: str) -> str:
+    return f"{weight.removesuffix('weight')}bias"
+
+
+def missing(basis: Tensor, moment: Tensor, share: float) -> Tensor:
+    """The fewest directions, (inputs, k), that hold with `basis` a `share` of the inputs with this second moment."""
+    away = torch.eye(len(moment)).to(moment) - basis @ basis.T
+    values, vectors = torch.linalg.eigh(away @ moment @ away)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    total = moment.trace()
+    need = values.sum() - (1 - share) * total
+    count = min(int((values.cumsum(0) < need).sum()) + int(need > 0), int((values > 1e-12 * total).sum()))
+    directions: Tensor = vectors[:, :count]  # what is below 1e-12 is the noise of float32
+    return directions
