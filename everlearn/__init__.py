@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everlearn.batch import UNLABELED, Batch, Rows
     from everlearn.learner import Learner, Step
-    from everlearn.memory import Balanced, Memory
+    from everlearn.memory import Balanced, Memory, Ring
     from everlearn.method import Chain, Method, attached
     from everlearn.objective import Objective, Output, ask, classify, classify_by_task, regress
     from everlearn.streams.experience import Experience, Stream
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "everlearn.batch": ("UNLABELED", "Batch", "Rows"),
     "everlearn.learner": ("Learner", "Step"),
-    "everlearn.memory": ("Balanced", "Memory"),
+    "everlearn.memory": ("Balanced", "Memory", "Ring"),
     "everlearn.method": ("Chain", "Method", "attached"),
     "everlearn.objective": ("Objective", "Output", "ask", "classify", "classify_by_task", "regress"),
     "everlearn.streams.experience": ("Experience", "Stream"),
@@ -35,6 +35,7 @@ __all__ = [
     "Method",
     "Objective",
     "Output",
+    "Ring",
     "Rows",
     "Step",
     "Stream",

@@ -175,7 +175,7 @@ def test_the_numbers_on_the_page_of_a_method_are_those_of_the_one_table():
         return [line for table in found for line in table.splitlines() if line.startswith("| ")]
 
     whole = lines(DOCS / "methods" / "index.md")
-    assert len(whole) == 14
+    assert len(whole) > len(METHODS)
     for name in METHODS:
         mine = lines(DOCS / "methods" / f"{name}.md")
         assert mine or name == "grow"

@@ -20,6 +20,7 @@ from everlearn.methods import (
     EWC,
     GEM,
     GPM,
+    HAT,
     L2,
     MAS,
     MIR,
@@ -178,12 +179,13 @@ METHODS = {
     "freeze": Freeze,
     "packnet": lambda: PackNet(prune=0.6),
     "independent": Independent,
+    "hat": lambda: HAT(s_max=50.0),
     "er+ewc": lambda: Chain(Replay(Memory(100), count=16), EWC(lambda_=20.0, rows=60)),
     "lwf+er": lambda: Chain(LwF(), Replay(Memory(100), count=16)),
     "er+lwf+si": lambda: Chain(Replay(Memory(100), count=16), LwF(), SI()),
 }
 
-NEEDS_TASKS: set[str] = {"packnet", "independent"}
+NEEDS_TASKS: set[str] = {"packnet", "independent", "hat"}
 """Methods that only know what to do with task labels."""
 NO_TASKS: set[str] = {"dgr", "erace", "ncm", "slda", "ridge", "ranpac", "fecam", "icarl", "lwfmc", "cwr", "featdistill"}
 """Methods that have one head, and no use for task labels."""

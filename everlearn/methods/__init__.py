@@ -15,6 +15,7 @@ from everlearn.methods.gdumb import GDumb
 from everlearn.methods.gem import GEM
 from everlearn.methods.gpm import GPM
 from everlearn.methods.growth import GrowHead
+from everlearn.methods.hat import HAT
 from everlearn.methods.icarl import ICaRL
 from everlearn.methods.independent import Independent
 from everlearn.methods.l2 import L2
@@ -62,6 +63,7 @@ METHODS: dict[str, type[Method]] = {
     "fecam": FeCAM,
     "cwr": CWR,
     "packnet": PackNet,
+    "hat": HAT,
     "independent": Independent,
     "freeze": Freeze,
     "grow": GrowHead,
@@ -77,6 +79,7 @@ __all__ = [
     "EWC",
     "GEM",
     "GPM",
+    "HAT",
     "L2",
     "MAS",
     "METHODS",

@@ -65,8 +65,8 @@ class AGEM(Method):
             reference = torch.zeros_like(gradient)
         average([reference])
         product = gradient @ reference
-        projected = gradient - product / (reference @ reference) * reference
-        set_gradient(model, torch.where(product < 0, projected, gradient))
+        share = torch.where(product < 0, product / (reference @ reference), 0)  # no look at it from here: that waits
+        set_gradient(model, gradient.addcmul_(reference, share, value=-1))
         self.reference = None
 
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:

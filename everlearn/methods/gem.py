@@ -14,7 +14,7 @@ from everlearn.memory import Memory
 from everlearn.method import Card, Method
 from everlearn.methods.agem import keep
 from everlearn.models.gradients import agreeing, get_gradient, gradient_at, set_gradient
-from everlearn.models.views import average
+from everlearn.models.views import average, total
 from everlearn.objective import Objective, Output
 from everlearn.randomness import mix
 from everlearn.streams.experience import Experience
@@ -62,12 +62,12 @@ class GEM(Method):
     def before_step(self, model: nn.Module) -> None:
         """Turns the gradient by as little as makes it agree with those on old rows."""
         if count := len(self._held()):
-            gradient = get_gradient(model)
-            references, there = self.references, gradient.new_ones(1)
+            gradient, references = get_gradient(model), self.references
+            those = total(int(references is not None), gradient.device)
             if references is None:  # no share of this batch; where another process has one, it has the same rows
-                references, there = gradient.new_zeros(count, len(gradient)), gradient.new_zeros(1)
-            average([references, there])
-            set_gradient(model, agreeing(gradient, references / there, self.gamma))
+                references = gradient.new_zeros(count, len(gradient))
+            average([references], 1 / max(1, those))
+            set_gradient(model, agreeing(gradient, references, self.gamma))
         self.references = None
         self.steps += 1
 

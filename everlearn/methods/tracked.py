@@ -38,10 +38,11 @@ class Tracked(Anchored):
             if weight.grad is None or name not in self.path:
                 continue
             self.before[name] = weight.detach().clone()
-            self.gradient[name] = weight.grad.clone()
             if name in self.importance and self.step == "gradient":
-                away = weight.detach() - self.anchor[name]
-                self.gradient[name].addcmul_(self.importance[name], away, value=-self.strength)
+                away, held = weight.detach() - self.anchor[name], self.importance[name]
+                self.gradient[name] = torch.addcmul(weight.grad, held, away, value=-self.strength)
+            else:
+                self.gradient[name] = weight.grad.clone()
 
     def after_step(self, model: nn.Module) -> None:
         """Adds the step to the path."""

@@ -92,11 +92,11 @@ def agreeing(gradient: Tensor, references: Tensor, least: float) -> Tensor:
     If it does against any, it becomes gradient + v @ references with the v of `dual`.
     """
     # One transfer for all of it, as each waits for the device: the problem itself is too small for one.
-    both = (references @ torch.vstack([references, gradient]).T).double().cpu().numpy()
+    both = torch.column_stack([references @ references.T, references @ gradient]).double().cpu().numpy()
     gram, products = both[:, :-1], both[:, -1]
     if not ((products < 0).any() and np.isfinite(both).all()):  # not finite: fp16 overflowed, there will be no step
         return gradient
-    return gradient + torch.from_numpy(dual(gram, products, least)).to(gradient) @ references
+    return torch.addmv(gradient, references.T, torch.from_numpy(dual(gram, products, least)).to(gradient))
 
 
 def dual(gram: Array, products: Array, least: float) -> Array:

@@ -34,10 +34,10 @@ def drop_gradients(model: nn.Module, *, but: Collection[str]) -> None:
 
 
 def block(model: nn.Module, moving: Weights) -> None:
-    """Takes the gradients of the entries that the masks `moving` leave out; a weight without a mask keeps its own."""
+    """Multiplies gradients by the masks (or shares) `moving`; a weight without one keeps its own."""
     for name, weight in trainable(model).items():
         if name in moving and weight.grad is not None:
-            weight.grad.masked_fill_(~moving[name], 0)
+            weight.grad.mul_(moving[name])
 
 
 def restore(model: nn.Module, held: Weights, moving: Weights) -> None:

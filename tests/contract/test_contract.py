@@ -15,7 +15,27 @@ from everlearn.data import Columns
 from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import FAMILIES, Chain, Method
-from everlearn.methods import DER, EWC, METHODS, SI, DERpp, LwF, Naive, Replay
+from everlearn.methods import (
+    AGEM,
+    DER,
+    DGR,
+    ERACE,
+    EWC,
+    GEM,
+    GPM,
+    L2,
+    MAS,
+    METHODS,
+    MIR,
+    OGD,
+    SI,
+    DERpp,
+    FeatDistill,
+    LwF,
+    Naive,
+    Replay,
+    RWalk,
+)
 from everlearn.models import snapshot
 from everlearn.objective import Output
 from everlearn.streams import Experience
@@ -136,6 +156,17 @@ def test_the_model_trains_in_train_mode_estimates_in_eval_mode_with_clean_gradie
         lambda: DER(Memory(50), alpha=0.0),
         lambda: DERpp(Memory(50), alpha=0.0, beta=0.0),
         lambda: Replay(Memory(50), count=0),
+        lambda: ERACE(Memory(50), count=0),
+        lambda: MIR(Memory(50), count=0),
+        lambda: DGR(inputs=64, hidden=8, z=4, count=0),
+        lambda: MAS(lambda_=0.0, rows=20),
+        lambda: RWalk(lambda_=0.0),
+        lambda: L2(lambda_=0.0),
+        lambda: FeatDistill(lambda_=0.0),
+        lambda: AGEM(Memory(50), count=0),
+        lambda: GEM(Memory(50), constraints=0),
+        lambda: OGD(directions=0),
+        lambda: GPM(threshold=0.0, rows=20),
         Chain,
         lambda: Chain(EWC(lambda_=0.0, rows=20), SI(c=0.0), LwF(lambda_o=0.0)),
     ],
@@ -263,11 +294,16 @@ def test_replay_remembers_what_fine_tuning_forgets(method, least):
     assert subject.evaluate(test).value > least
 
 
-@pytest.mark.parametrize("method", ["naive", "er", "er-balanced", "derpp", "ewc", "ewc-online", "si", "lwf"])
+@pytest.mark.parametrize(
+    "method", ["naive", "er", "er-balanced", "erace", "derpp", "ewc", "ewc-online", "mas", "si", "lwf", "ncm"]
+)
 def test_a_thousand_tiny_experiences_keep_memory_use_flat(method):
     subject = zoo.learner(method, epochs=1, batch_size=4)
     if method == "ewc":
         subject.method.lambda_ = 1e-3  # a thousand penalties add up, and plain SGD follows only so much curvature
+        subject.method.fisher = "empirical"  # one label a row
+    if method == "mas":
+        subject.method.lambda_ = 1e-5
 
     def size():
         return sum(v.numel() * v.element_size() for v in _tensors(subject.method.state_dict()))

@@ -141,6 +141,17 @@ def test_in_each_layer_the_share_of_lowest_magnitude_of_the_weights_of_this_task
         subject.learn(task(index))
 
 
+def test_gradients_of_what_is_owned_take_no_part_in_the_norm_that_is_clipped():
+    subject = learner(mlp(tasks=2), PackNet(), clip=1e-3, optimizer="sgd")
+    subject.learn(task(0))
+    for _ in subject.steps(task(1)):
+        grads = {name: weight.grad for name, weight in subject.model.named_parameters() if weight.grad is not None}
+        for name, grad in grads.items():
+            assert not grad[subject.method.owner[name] == 1].any(), name
+        norm = torch.stack([grad.norm() for grad in grads.values()]).norm()
+        assert norm == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_survivors_are_those_that_a_sort_by_hand_leaves():
     random = torch.Generator().manual_seed(0)
     for share in (0.0, 0.3, 0.5, 1.0):
