@@ -13,8 +13,8 @@ from everlearn.batch import Batch, length, move
 from everlearn.data.order import batches, epoch_order
 from everlearn.memory import Memory
 from everlearn.method import Card, Method
-from everlearn.models.gradients import get_gradient, gradient_at, set_gradient
-from everlearn.models.views import average, bare
+from everlearn.models.gradients import awaken, gradients_at, inner, wide
+from everlearn.models.views import average, bare, trainable
 from everlearn.objective import Objective, Output
 from everlearn.streams.experience import Experience
 
@@ -37,7 +37,7 @@ class AGEM(Method):
     rows: int | None = None
     """Rows of each experience that are offered to the memory, at random; None for all."""
 
-    reference: Tensor | None = field(default=None, init=False)
+    reference: list[Tensor] | None = field(default=None, init=False)
     """r, from `loss` to `before_step`. A step in pieces has one, as all of them see the same weights."""
     inside: bool = field(default=False, init=False)
     """Whether an experience has begun and not ended."""
@@ -51,7 +51,7 @@ class AGEM(Method):
         output = rest(model, batch)
         if self.reference is None and output.loss is not None and output.loss.requires_grad:
             old = self.memory.sample(self.count)
-            self.reference = gradient_at(model, old, objective) if old else None
+            self.reference = gradients_at(model, old, objective) if old else None
         if not self.inside:
             self.memory.add(batch)
         return output
@@ -60,13 +60,16 @@ class AGEM(Method):
         """Takes out of the gradient what points against that of old rows."""
         if self.count == 0:
             return
-        gradient, reference = get_gradient(model), self.reference
+        weights, reference = list(trainable(model).values()), self.reference
         if reference is None:  # here: another process may have one
-            reference = torch.zeros_like(gradient)
-        average([reference])
-        product = gradient @ reference
-        share = torch.where(product < 0, product / (reference @ reference), 0)  # no look at it from here: that waits
-        set_gradient(model, gradient.addcmul_(reference, share, value=-1))
+            reference = [torch.zeros_like(wide(weight)) for weight in weights]
+        average(reference)
+        gradient = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        product = inner(gradient, reference)
+        share = torch.where(product < 0, product / inner(reference, reference), 0)  # undecided here: to look is to wait
+        torch._foreach_mul_(reference, share)
+        torch._foreach_sub_(gradient, reference)
+        awaken(weights, gradient)
         self.reference = None
 
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:

@@ -82,6 +82,6 @@ class EWC(Anchored):
                 now, total = self.anchor[name], old[name] + new[name]
                 share = torch.where(total > 0, new[name] / total, 1.0)
                 self.spread += float((old[name] * share * (now - before[name]).square()).sum())
-                self.anchor[name] = before[name].lerp(now, share)
+                self.anchor[name] = before[name].lerp(now, share.to(now))
                 new[name] = total
         self.importance = old | new  # what is frozen now keeps what it had

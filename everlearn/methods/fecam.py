@@ -29,7 +29,7 @@ class FeCAM(Frozen):
 
     card: ClassVar[Card] = Card(
         "frozen features",
-        "1 forward a step, 1 at an end over its rows; no backward",
+        "none a step; at an end 1 forward over its rows",
         "a mean and a covariance for each class",
         alone=True,
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from everlearn.batch import Batch
+from everlearn.batch import Batch, length
 from everlearn.border import one_of
 from everlearn.method import Method
 from everlearn.models.body import labelled, look, looked
@@ -59,12 +59,13 @@ class Frozen(Method):
         self.inside = True
 
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:
-        """No loss; the logits are the model's."""
+        """No loss; the logits are the model's. Inside an experience nothing is to be done yet: there are no logits."""
+        if self.inside:
+            return Output(None, torch.empty(length(batch), 0))
+        if distributed.is_available() and distributed.is_initialized():
+            raise ValueError("each process would count rows of its own; learn experiences, or use one process")
         output, features = look(model, batch, objective, self.head)
-        if not self.inside:
-            if distributed.is_available() and distributed.is_initialized():
-                raise ValueError("each process would count rows of its own; learn experiences, or use one process")
-            self._count(*labelled(features, batch))
+        self._count(*labelled(features, batch))
         return output
 
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:

@@ -25,7 +25,7 @@ class NCM(Frozen):
 
     card: ClassVar[Card] = Card(
         "frozen features",
-        "1 forward a step, 1 at an end over its rows; no backward",
+        "none a step; at an end 1 forward over its rows",
         "a mean for each class",
         alone=True,
     )

@@ -31,7 +31,7 @@ class RanPAC(Ridge):
 
     card: ClassVar[Card] = Card(
         "frozen features",
-        "1 forward a step, 1 at an end over its rows; no backward",
+        "none a step; at an end 1 forward over its rows",
         "M x (M + width + classes)",
         alone=True,
     )

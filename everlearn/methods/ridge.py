@@ -25,7 +25,7 @@ class Ridge(Frozen):
 
     card: ClassVar[Card] = Card(
         "frozen features",
-        "1 forward a step, 1 at an end over its rows; no backward",
+        "none a step; at an end 1 forward over its rows",
         "width x (width + classes)",
         alone=True,
     )

@@ -59,7 +59,7 @@ class RWalk(Tracked):
         super().begin(model, experience, objective)
         self.start = {name: weight.detach().clone() for name, weight in trainable(model).items()}
         self.score = {name: torch.zeros_like(path) for name, path in self.path.items()}
-        self.running = {name: path.clone() for name, path in self.path.items()} | self.running
+        self.running = {name: path.float().clone() for name, path in self.path.items()} | self.running
         self.taken = 0
 
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:

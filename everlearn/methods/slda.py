@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everlearn.method import Card
 from everlearn.methods.frozen import Frozen
-from everlearn.models.statistics import Solution, deviations, solve_definite, widened
+from everlearn.models.statistics import Solution, deviations, scattering, solve_definite, widened
 
 
 @dataclass
@@ -27,7 +27,7 @@ class SLDA(Frozen):
 
     card: ClassVar[Card] = Card(
         "frozen features",
-        "1 forward a step, 1 at an end over its rows; no backward",
+        "none a step; at an end 1 forward over its rows",
         "a mean for each class, a covariance",
         alone=True,
     )
@@ -39,11 +39,14 @@ class SLDA(Frozen):
     """n Sigma, (width, width)."""
 
     def absorb(self, h: Tensor, y: Tensor) -> None:
-        """Adds each row's difference from the mean before it."""
-        away, before, places = deviations(h, y, self.counts, self.sums)
-        n = before if self.exact else (self.counts.sum() + places).to(h)
-        weighed = away * (n / (n + 1)).unsqueeze(1)
-        self.scatter = widened(self.scatter.to(h), (h.shape[1],) * 2).addmm(weighed.T, away)
+        """Adds each row's difference from the mean before it, or all of them at once."""
+        if self.exact:
+            away = weighed = scattering(h, y, self.counts, self.sums)
+        else:
+            away, _, places = deviations(h, y, self.counts, self.sums)
+            n = (self.counts.sum() + places).to(h)
+            weighed = away * (n / (n + 1)).unsqueeze(1)
+        self.scatter = widened(self.scatter.to(h), (h.shape[1],) * 2).addmm_(weighed.T, away)
 
     def solve(self) -> Solution:
         """The weights (width, classes) and biases (classes)."""

@@ -16,11 +16,21 @@ Array = npt.NDArray[np.float64]
 
 def flat(values: Iterable[Tensor]) -> Tensor:
     """The values one after the other, each in its logical order whatever its memory format, in float32 at least."""
-    return torch.cat([v.detach().reshape(-1).to(torch.promote_types(v.dtype, torch.float32)) for v in values])
+    return torch.cat([wide(value).reshape(-1) for value in values])
+
+
+def wide(value: Tensor) -> Tensor:
+    """The value in float32 at least."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def gradient_at(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
-    """The gradient of the loss of `batch` at the present weights, (weights,).
+    """What `gradients_at` gives, as one vector, (weights,)."""
+    return flat(gradients_at(model, batch, objective))
+
+
+def gradients_at(model: nn.Module, batch: Batch, objective: Objective) -> list[Tensor]:
+    """The gradient of the loss of `batch` at the present weights, for each trainable weight, in float32 at least.
 
     It is an estimate: in eval mode, so that neither buffers nor random generators move, and without touching `.grad`.
     A weight that the batch does not use has a gradient of zero; so do all if there is nothing to descend.
@@ -30,8 +40,14 @@ def gradient_at(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
     with evaluating(model), torch.enable_grad():
         loss = objective(model, move(batch, weights[0].device)).loss
     if loss is None:
-        return flat(map(torch.zeros_like, weights))
-    return flat(torch.autograd.grad(loss, weights, materialize_grads=True))
+        return [torch.zeros_like(wide(weight)) for weight in weights]
+    return [wide(value) for value in torch.autograd.grad(loss, weights, materialize_grads=True)]
+
+
+def inner(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
+    """The inner product of two gradients that lie weight by weight: they need not be copied into vectors for it."""
+    pairs = zip(first, second, strict=True)
+    return torch.stack([torch.dot(wide(a).reshape(-1), wide(b).reshape(-1)) for a, b in pairs]).sum()
 
 
 def logit_gradients(model: nn.Module, row: Batch, objective: Objective, variant: str) -> list[Tensor]:
@@ -66,24 +82,28 @@ def get_gradient(model: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def set_gradient(model: nn.Module, vector: Tensor) -> None:
-    """Writes a vector like that of `get_gradient` back to `.grad`.
-
-    A weight without a gradient gets one only if it is not zero: an optimizer passes over a weight without one, but
-    one of zeros would be moved by momentum and by weight decay.
-    """
+    """Writes a vector like that of `get_gradient` back to `.grad`, as far as `awaken` lets it."""
     weights = list(trainable(model).values())
     pieces = vector.split_with_sizes([weight.numel() for weight in weights])
     shaped = [piece.reshape(weight.shape) for piece, weight in zip(pieces, weights, strict=True)]
-    idle = [(weight, piece) for weight, piece in zip(weights, shaped, strict=True) if weight.grad is None]
+    there = [(weight.grad, piece) for weight, piece in zip(weights, shaped, strict=True) if weight.grad is not None]
+    awaken(weights, shaped)
+    if there:
+        targets, sources = zip(*there, strict=True)
+        torch._foreach_copy_(targets, sources)
+
+
+def awaken(weights: Iterable[Tensor], gradients: Iterable[Tensor]) -> None:
+    """Gives weights without a gradient those of `gradients` that are not zero.
+
+    An optimizer passes over a weight without one, but one of zeros would be moved by momentum and by weight decay.
+    """
+    idle = [(weight, piece) for weight, piece in zip(weights, gradients, strict=True) if weight.grad is None]
     if idle:
         moving = torch.stack([piece.any() for _, piece in idle]).tolist()
         for (weight, piece), moves in zip(idle, moving, strict=True):
             if moves:
                 weight.grad = torch.empty_like(weight).copy_(piece)
-    there = [(weight.grad, piece) for weight, piece in zip(weights, shaped, strict=True) if weight.grad is not None]
-    if there:
-        targets, sources = zip(*there, strict=True)
-        torch._foreach_copy_(targets, sources)
 
 
 def agreeing(gradient: Tensor, references: Tensor, least: float) -> Tensor:

@@ -83,7 +83,7 @@ def fitted(old: Weights, weights: Mapping[str, Tensor], *, fill: float | None = 
         return old
     fresh = dict(old)
     for name, weight in grown.items():
-        room = weight.detach().clone() if fill is None else torch.full_like(weight, fill)
+        room = weight.detach().clone() if fill is None else torch.full_like(weight, fill, dtype=old[name].dtype)
         corner = tuple(slice(min(a, b)) for a, b in zip(old[name].shape, weight.shape, strict=True))
         room[corner] = old[name][corner]
         fresh[name] = room

@@ -18,7 +18,7 @@ from everlearn.method import Chain, Method, attached
 from everlearn.methods import GrowHead, Naive
 from everlearn.methods.agem import AGEM
 from everlearn.models import MultiHead
-from everlearn.models.gradients import get_gradient, gradient_at
+from everlearn.models.gradients import flat, get_gradient, gradient_at
 from everlearn.models.views import snapshot
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience
@@ -32,7 +32,7 @@ class Watch(AGEM):
     seen = ()
 
     def before_step(self, model):
-        before, reference = get_gradient(model), self.reference
+        before, reference = get_gradient(model), None if self.reference is None else flat(self.reference)
         super().before_step(model)
         self.seen = (*self.seen, (before, get_gradient(model), reference))
 

@@ -1,0 +1,42 @@
+"""everlearn keeps what it asks of others, with every method, and no check passes for want of somebody to ask."""
+
+from collections import Counter
+
+import pytest
+
+from everlearn.conformance import CHECKS, examine
+from everlearn.conformance.own import Everlearn, registered
+from everlearn.methods import METHODS
+
+KNOWN = {
+    ("optimizer-keeps-its-members", "ogd"): "ogd projects the step of all weights, those outside the optimizer too",
+}
+"""What fails, and why it still does: a line goes when its fault goes."""
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_no_method_fails(check):
+    findings = list(examine(Everlearn(), checks=[check], experiences=30))
+    failed = {(each.check, each.method): each.evidence for each in findings if each.verdict == "FAIL"}
+    assert failed.keys() == {key for key in KNOWN if key[0] == check and key[1] in METHODS}, failed
+    assert Counter(each.verdict for each in findings)["PASS"]
+
+
+@pytest.mark.parametrize("method", ["agem", "er"])
+def test_a_thousand_experiences_need_no_more_memory_than_two_hundred(method):
+    (finding,) = examine(Everlearn(), checks=["many-experiences"], methods=[method], experiences=1000)
+    assert finding.verdict == "PASS", finding.evidence
+
+
+def test_every_registered_method_is_on_trial_or_says_why_not():
+    entries = registered()
+    assert entries.keys() == METHODS.keys()
+    declined = {name for name, entry in entries.items() if entry.declined}
+    assert declined == {name for name, cls in METHODS.items() if "task labels" in cls.card.needs}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=lambda check: check.id)
+def test_each_check_says_what_holds_what_the_fault_is_and_how_one_comes_by_it(check):
+    for text in (check.holds, check.fault, check.pitfall):
+        assert text.endswith("."), text
+    assert len({check.holds, check.fault, check.pitfall}) == 3
