@@ -26,7 +26,7 @@ from rich.text import Text
 
 from everlearn.border import NonFiniteError
 from everlearn.checkpoint import terminating
-from everlearn.method import FAMILIES, Method
+from everlearn.method import FAMILIES, Card, Method
 from everlearn.methods import METHODS
 from everlearn.methods.composition import parameters
 from everlearn.metrics import Scores, wording
@@ -277,15 +277,15 @@ def list_methods(name: str) -> None:
     table.add_column("idea", ratio=4)
     table.add_column("settings and defaults", ratio=3)
     for key, cls in sorted(shown.items(), key=lambda item: FAMILIES.index(item[1].card.family)):
-        table.add_row(
-            key, cls.card.family, _idea(cls), ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls))
-        )
+        about = Text(_idea(cls)).append(f"\n{_costs(cls.card)}", style="dim")
+        table.add_row(key, cls.card.family, about, ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls)))
     console.print(table)
-    if name:
-        card = METHODS[name].card
-        for what, text in (("passes", card.passes), ("stores", card.stores), ("needs", ", ".join(card.needs))):
-            console.print(f"{what:<7} {text or 'nothing more'}", markup=False)
     console.print("Join them with +, as in --method er:memory=2000+ewc:lambda=100; the first wraps all that follow.")
+
+
+def _costs(card: Card) -> str:
+    """What a method computes besides the plain step, what it keeps, and what it needs."""
+    return f"Passes: {card.passes}. Keeps: {card.stores}." + (f" Needs: {', '.join(card.needs)}." if card.needs else "")
 
 
 def _idea(cls: type[Method]) -> str:
