@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench published docs crash clean
+.PHONY: demo test check bench published conformance docs crash clean
 
 demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without protection
 	$(BIN)/everlearn demo --out demo
@@ -22,8 +22,11 @@ check: $(VENV)/.dev  ## style, types, import directions, doctests
 bench: $(VENV)/.dev  ## speed against the bare PyTorch loop
 	$(BIN)/python benchmarks/bench.py
 
-published: $(VENV)/.dev  ## published numbers, rerun; needs EVERLEARN_DATA
-	$(BIN)/python benchmarks/published.py
+published: $(VENV)/.dev  ## published numbers, rerun, and their page; needs EVERLEARN_DATA
+	$(BIN)/everlearn bench all --out benchmarks/results/published.json --docs docs/published.md
+
+conformance: $(VENV)/.dev  ## every method through the checks of everlearn.conformance
+	$(BIN)/python -m everlearn.conformance
 
 docs: $(VENV)/.dev  ## the documentation, in site/
 	$(BIN)/mkdocs build --strict

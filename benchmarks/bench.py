@@ -22,8 +22,8 @@ from measure import Line, machine
 from rich.console import Console
 from rich.table import Table
 
-FAMILIES = (*training.WORKS, "fisher", "memory", "augmentation", "start")
-CHOICES = (*FAMILIES, *(f"{work}/{method}" for work in training.WORKS for method in training.GOALS))
+FAMILIES = (*training.WORKS, "fisher", "closed-form", "memory", "augmentation", "start")
+CHOICES = (*FAMILIES, *(f"{work}/{method}" for work in training.WORKS for method in training.goals(work)))
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 
 
@@ -31,11 +31,17 @@ def measure(family: str, only: list[str], runs: int, threads: int, *, quick: boo
     """All lines of one family."""
     torch.set_num_threads(threads)
     if family in training.WORKS:
-        named = [method for method in training.GOALS if f"{family}/{method}" in only]
-        return list(training.train(family, named or list(training.GOALS), runs, quick=quick))
+        every = list(training.goals(family))
+        named = [method for method in every if f"{family}/{method}" in only]
+        return list(training.train(family, named or every, runs, quick=quick))
     if family == "start":
         return list(parts.start())
-    measured = {"fisher": parts.fisher_cost, "memory": parts.memory, "augmentation": parts.augmentation}
+    measured = {
+        "fisher": parts.fisher_cost,
+        "closed-form": parts.closed_form,
+        "memory": parts.memory,
+        "augmentation": parts.augmentation,
+    }
     return list(measured[family](runs, quick=quick))
 
 

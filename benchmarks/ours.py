@@ -8,7 +8,7 @@ from torch import nn
 
 from everlearn import Learner, Memory, Method
 from everlearn.learner import View
-from everlearn.methods import EWC, DERpp, LwF, Naive, Replay
+from everlearn.methods import AGEM, EWC, GEM, MAS, MIR, DERpp, ICaRL, LwF, Naive, Replay
 
 METHODS: dict[str, Callable[[int, int], Method]] = {
     "naive": lambda _capacity, _count: Naive(),
@@ -17,6 +17,11 @@ METHODS: dict[str, Callable[[int, int], Method]] = {
     "ewc-gradient": lambda _capacity, _count: EWC(1.0, fisher="empirical", rows=None),
     "derpp": lambda capacity, count: DERpp(Memory(capacity), alpha=0.1, beta=0.5, count=count),
     "lwf": lambda _capacity, _count: LwF(lambda_o=1.0, T=2.0),
+    "mas": lambda _capacity, _count: MAS(1.0, rows=None),
+    "agem": lambda capacity, count: AGEM(Memory(capacity), count),
+    "gem": lambda capacity, _count: GEM(Memory(capacity), gamma=0.5),
+    "mir": lambda capacity, count: MIR(Memory(capacity), count, subsample=2 * count, virtual_lr=0.05),
+    "icarl": lambda capacity, _count: ICaRL(capacity),
 }
 
 optimizer = partial(torch.optim.SGD, lr=0.01, fused=True)

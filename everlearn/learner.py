@@ -259,9 +259,9 @@ class Learner:
             self.model, len(experience.train), self.batch_size, self.accumulate * _world(), drop_last=self.drop_last
         )
         self._agree()
-        before = dict(self.model.named_parameters())
+        before = self._named()
         self.method.begin(self.model, experience, self._seen(None))
-        after = dict(self.model.named_parameters())
+        after = self._named()
         if self.optimizer is None or self.fresh_optimizer:
             self.optimizer = self._new_optimizer()
         else:

@@ -94,6 +94,25 @@ def demo(
     demonstrate(out, method)
 
 
+def bench(  # noqa: PLR0917 (typer gives all of them by name)
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Rows; * matches, all is all.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the rows, and what they cost.")] = False,
+    seeds: Annotated[int, typer.Option(help="Seeds of each row; 0 for as many as it has by itself.", min=0)] = 0,
+    data: Annotated[Path | None, typer.Option(help="The folder with the data (default: EVERLEARN_DATA).")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into that folder first.")] = False,
+    processes: Annotated[int, typer.Option(help="Runs at a time, one thread each; 0 for all cores.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="The JSON file; what is done is kept beside it.")] = Path("published.json"),
+    docs: Annotated[Path | None, typer.Option(help="A page whose tables are written anew.")] = None,
+) -> None:
+    """Run published results again: ours beside theirs. What is done is not run twice."""
+    from everlearn.cli.bench import list_rows, rerun
+
+    if list_ or not names:
+        list_rows()
+    else:
+        rerun(names, seeds=seeds, data=data, processes=processes, out=out, docs=docs, fetch=download)
+
+
 def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> Config:
     """Settings from a file, overruled by flags."""
     flags = {
@@ -160,3 +179,4 @@ app.command()(
 )
 app.command()(methods)
 app.command()(demo)
+app.command()(bench)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everlearn.method import Card
 from everlearn.methods.frozen import Frozen
-from everlearn.models.statistics import Solution, deviations, scattering, solve_definite, widened
+from everlearn.models.statistics import Solution, centred, deviations, solve_definite, widened
 
 
 @dataclass
@@ -41,7 +41,7 @@ class SLDA(Frozen):
     def absorb(self, h: Tensor, y: Tensor) -> None:
         """Adds each row's difference from the mean before it, or all of them at once."""
         if self.exact:
-            away = weighed = scattering(h, y, self.counts, self.sums)
+            away = weighed = centred(h, y, self.counts, self.sums)
         else:
             away, _, places = deviations(h, y, self.counts, self.sums)
             n = (self.counts.sum() + places).to(h)

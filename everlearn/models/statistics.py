@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Solution = tuple[Tensor, ...]
 
@@ -72,18 +73,19 @@ def deviations(h: Tensor, y: Tensor, counts: Tensor, sums: Tensor) -> tuple[Tens
     return h - mean, before, order
 
 
-def scattering(h: Tensor, y: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
-    """Vectors d whose sum of d d^T is what the rows `h` add to the scatter about the means of their classes, (n, width).
+def centred(h: Tensor, y: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
+    """Differences d, (rows, width), whose sum of d d^T is what the rows add to the scatter about the means of classes.
 
-    The arguments are those of `deviations`, and so is the sum of its c / (c + 1) d d^T. But here are fewer steps: the
-    differences of the rows from the mean of the b rows of their class in the batch, and for each class that of this
-    mean from the one of the c rows before, times sqrt(b c / (b + c)) (Chan, Golub and LeVeque, 1983).
+    So it is that of c / (c + 1) d d^T over `deviations`, whose arguments these are, at once: of b rows of a class with
+    the mean m, after c rows with the mean mu, each row's difference is from m + sqrt(c / (b + c)) (mu - m). That
+    adds b c / (b + c) (m - mu) (m - mu)^T to the scatter about m (Chan, Golub and LeVeque, 1983).
     """
-    here = torch.bincount(y, minlength=len(counts)).to(h)
-    mean = torch.zeros_like(sums).index_add_(0, y, h) / here.clamp(min=1).unsqueeze(1)
-    both = (here * counts).nonzero().flatten()
-    b, c = here[both].unsqueeze(1), counts[both].unsqueeze(1).to(h)
-    return torch.cat([h - mean[y], (mean[both] - sums[both] / c) * (b * c / (b + c)).sqrt()])
+    hot = F.one_hot(y, len(counts)).to(h)
+    now, before = hot.sum(0), counts.to(h)
+    here = hot.T @ h / now.clamp(min=1).unsqueeze(1)
+    there = sums / before.clamp(min=1).unsqueeze(1)
+    share = (before / (before + now).clamp(min=1)).sqrt()
+    return h.addmm(hot, here.lerp(there, share.unsqueeze(1)), alpha=-1)
 
 
 def solve_definite(matrix: Tensor, right: Tensor, way_out: str) -> Tensor:

@@ -59,6 +59,18 @@ def test_each_row_counts_once_however_many_epochs_and_whatever_the_batches(name)
 
 
 @every_head
+def test_an_experience_is_looked_at_once_however_many_epochs(name):
+    looked_at = []
+
+    def counting(model, batch):
+        looked_at.append(len(batch["x"]))
+        return classify(model, batch)
+
+    Learner(net(), HEADS[name](), counting, optimizer=SGD, batch_size=8, epochs=3).learn(experience(0))
+    assert sum(looked_at) == 20 + 2  # two are tried before it begins
+
+
+@every_head
 def test_no_weight_buffer_mode_or_generator_moves(name):
     model = norm_net()
     subject = learner(name, model, epochs=2)

@@ -6,9 +6,11 @@ import torch
 from methods.small import everything, rows
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
+from torch.nn import functional as F
 
 from everlearn.batch import take
 from everlearn.methods.slda import SLDA
+from everlearn.models.statistics import centred, deviations
 from everlearn.objective import classify
 
 DATA, ASKED = everything(rows(60)), everything(rows(20, seed=1))["x"]
@@ -50,6 +52,14 @@ def test_the_answers_are_those_of_the_paper(exact):
     expected = ASKED.numpy() @ inverse @ mean.T - np.einsum("kd,de,ke->k", mean, inverse, mean) / 2
     method = learned(8, exact=exact, eps=0.05)
     np.testing.assert_allclose(method.predict(nn.Identity(), {"x": ASKED}, classify), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_at_once_add_what_they_add_one_by_one():
+    h, y = torch.from_numpy(X) + 1e3, torch.from_numpy(Y)
+    counts, sums = torch.bincount(y[:25], minlength=6), F.one_hot(y[:25], 6).double().T @ h[:25]
+    away, before, _ = deviations(h[25:], y[25:], counts, sums)
+    apart = centred(h[25:], y[25:], counts, sums)
+    torch.testing.assert_close(apart.T @ apart, (away * (before / (before + 1)).unsqueeze(1)).T @ away)
 
 
 def test_exact_is_the_covariance_within_classes_whatever_the_order():

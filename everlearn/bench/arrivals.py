@@ -1,0 +1,55 @@
+"""How ten classes arrive in published protocols."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from everlearn.batch import Rows
+from everlearn.data.rows import Relabelled, Subset
+from everlearn.randomness import mix
+from everlearn.streams.arrivals import by_class, by_domain, by_task
+from everlearn.streams.experience import Experience
+from everlearn.streams.permuted import permuted
+from everlearn.streams.rotated import rotated
+
+Arrival = Literal["split", "split by class", "split by task", "split by domain", "permuted", "rotated"]
+"""Split: (0, 1), (2, 3), ... (8, 9); with "by", pairs of digits in an order that the seed decides."""
+
+
+def arrive(arrival: Arrival, train: Rows, test: Rows, seed: int, *, domains: int, rows: int = 0) -> list[Experience]:
+    """The stream; with `rows`, so many training rows of each experience, drawn at random."""
+    stream = _whole(arrival, train, test, seed, domains)
+    if not rows:
+        return stream
+    return [
+        Experience(e.index, _drawn(e.train, rows, mix(seed, 2, e.index)), e.test, e.classes, e.task) for e in stream
+    ]
+
+
+def _whole(arrival: Arrival, train: Rows, test: Rows, seed: int, domains: int) -> list[Experience]:
+    if arrival in {"permuted", "rotated"}:
+        return (permuted if arrival == "permuted" else rotated)(train, test, domains, seed=seed)
+    order = list(range(10)) if arrival == "split" else _shuffled(10, mix(seed, 1)).tolist()
+    pairs = [(order[i], order[i + 1]) for i in range(0, 10, 2)]
+    if arrival == "split by task":
+        return by_task(train, test, pairs)
+    stream = by_class(train, test, pairs)
+    if arrival == "split by domain":
+        return by_domain((_placed(e.train, e.classes), _placed(e.test, e.classes)) for e in stream)
+    return stream
+
+
+def _placed(rows: Rows, classes: tuple[int, ...]) -> Rows:
+    """The rows, labelled by the place of their class among `classes`."""
+    table = torch.full((max(classes) + 1,), -1)
+    table[list(classes)] = torch.arange(len(classes))
+    return Relabelled(rows, table)
+
+
+def _drawn(rows: Rows, count: int, seed: int) -> Rows:
+    return Subset(rows, _shuffled(len(rows), seed)[:count])
+
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,87 @@
+"""What was found, for those who read it: tables by source, as JSON, and on a page of the documentation."""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from everlearn.bench.code import machine, versions
+from everlearn.bench.row import Row
+from everlearn.bench.running import Run
+from everlearn.bench.statistics import MEANING
+from everlearn.bench.verdict import HEADER, ORDERINGS, Line, Ordering
+
+Cells = Sequence[tuple[str, ...]]
+
+
+def lines_of(rows: Sequence[Row], runs: Mapping[str, Sequence[Run]]) -> list[Line]:
+    """A line for each score of each row that has runs, in the order of the rows."""
+    return [
+        Line(row, score, {run.seed: run.values[score] for run in runs[row.name]})
+        for row in rows
+        if runs.get(row.name)
+        for score in runs[row.name][0].values
+    ]
+
+
+def tables(lines: Sequence[Line], orderings: Sequence[Ordering]) -> list[tuple[str, tuple[str, ...], Cells]]:
+    """A title, a header and the cells: one table for each source, with what chance gives, and one of orderings."""
+    made: list[tuple[str, tuple[str, ...], Cells]] = []
+    for source, group in groupby(lines, key=lambda line: line.row.protocol.source):
+        mine = list(group)
+        chance = {pair for line in mine for pair in line.row.protocol.chance.items()}
+        guesses = [("chance", score, f"{value:.2f}", "", "", "", "") for score, value in sorted(chance)]
+        made.append((source, HEADER, [*(line.cells() for line in mine), *guesses]))
+    if compared := [ordering.cells(lines) for ordering in orderings if ordering.verdict(lines)]:
+        made.append(("orderings, seed by seed", ORDERINGS, compared))
+    return made
+
+
+def to_json(lines: Sequence[Line], orderings: Sequence[Ordering], runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Everything, as plain JSON values."""
+    rows: dict[str, Any] = {}
+    for line in lines:
+        done, protocol = runs[line.row.name], line.row.protocol
+        entry = rows.setdefault(
+            line.row.name,
+            {
+                "source": protocol.source,
+                "note": line.row.note,
+                "chance": dict(protocol.chance),
+                "scores": {},
+                "made_with": {name: done[0].fingerprint[name] for name in ("config", "code", "data", "versions")},
+                "machine": done[0].machine,
+                "seconds": {str(run.seed): run.seconds for run in done},
+            },
+        )
+        entry["scores"][line.score] = line.to_json()
+    return {
+        "statistics": MEANING,
+        "versions": versions(),
+        "machine": machine(),
+        "rows": rows,
+        "orderings": [ordering.to_json(lines) for ordering in orderings if ordering.verdict(lines)],
+    }
+
+
+def page(text: str, lines: Sequence[Line], orderings: Sequence[Ordering]) -> str:
+    """The page `text` with the tables between `<!-- published -->` and `<!-- end -->`."""
+    parts = []
+    for title, header, cells in tables(lines, orderings):
+        rule = ("---", *("---:" if name in _RIGHT else "---" for name in header[1:]))
+        table = "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
+        parts.append(f"### {title[:1].upper()}{title[1:]}\n\n{table}")
+    made = ", ".join(f"{name} {version}" for name, version in versions().items())
+    parts.append(f"`everlearn bench`; {made}; {machine()['processor']}.")
+    filled, count = re.subn(
+        r"(<!-- published -->\n).*?(<!-- end -->)",
+        lambda found: found[1] + "\n" + "\n\n".join(parts) + "\n\n" + found[2],
+        text,
+        flags=re.DOTALL,
+    )
+    if count != 1:
+        raise ValueError("the page must have <!-- published --> and <!-- end --> once, each on a line of its own")
+    return filled
+
+
+_RIGHT = {"ours", "n", "theirs", "within", "difference", "at least"}
