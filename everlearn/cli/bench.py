@@ -60,6 +60,7 @@ def rerun(
     lines = lines_of(rows, runs)
     for title, header, cells in tables(lines, ORDERINGS):
         table = Table(*header, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.columns[0].overflow = "fold"
         for row in cells:
             table.add_row(*(Text(cell, "bold red" if cell == FAIL else "") for cell in row))
         console.print(table)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from everlearn.conformance.check import FoundError, Trial, check
-from everlearn.conformance.nets import Rows, numbers, plain, rows, stream
+from everlearn.conformance.nets import PAIRS, Rows, numbers, plain, rows, stream
 from everlearn.conformance.surplus import at
 from everlearn.models.views import Weights
 
@@ -100,6 +100,28 @@ def a_row_is_kept_once(trial: Trial) -> str:
     if len(kept) != 24:
         raise FoundError(f"10 epochs of {len(order)} rows leave {len(kept)} different rows in a memory of 24")
     return "24 different rows in 24 places"
+
+
+@check("stored-rows-are-rows", "stores")
+def stored_rows_are_rows(trial: Trial) -> str:
+    """What comes back from a memory is what went in: each row that the model is asked about is one that was given.
+
+    Rows that nobody gave: empty places of the memory, full of zeros, which are all labelled as class 0.
+
+    A memory is laid out at its full size; until that is reached, a part of it is no memory.
+    """
+    given = stream(*PAIRS)
+    subject, watch = trial.watched(plain(), memory=200, epochs=2)
+    watch.learn(subject, *given)
+    known = torch.cat([x for x, _ in given])
+    strange, asked = 0, 0
+    for each in watch.passes:
+        asked += len(each.x)
+        places = torch.tensor(each.rows).clamp(0, len(known) - 1)
+        strange += int((known[places] != each.x).any(1).sum())
+    if strange:
+        raise FoundError(f"{strange} of {asked} rows that the model was asked about are not among those given")
+    return f"{asked} rows"
 
 
 @check("budget-is-kept", "budget")

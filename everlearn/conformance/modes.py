@@ -150,7 +150,7 @@ def frozen_weights_stay(trial: Trial) -> str:
     net = normal()
     frozen = [w for place in "01" for w in net.get_submodule(f"body.{place}").parameters()]
     for weight in frozen:
-        weight.requires_grad_(requires_grad=False)
+        weight.requires_grad = False
     before = [weight.detach().clone() for weight in frozen]
     subject = trial.make(net, optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.1))
     for x, y in stream(*PAIRS):

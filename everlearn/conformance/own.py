@@ -126,7 +126,7 @@ _TRAITS = {
     "derpp": {"uniform"},
     "agem": {"uniform", "projects"},
     "gem": {"uniform", "projects"},
-    "icarl": {"replay", "budget", "herding", "teacher"},
+    "icarl": {"stores", "replay", "budget", "herding", "teacher"},
     "gdumb": {"restarts"},
     "cwr": {"restarts", "rests"},
     "freeze": {"rests"},
@@ -152,8 +152,8 @@ def registered() -> dict[str, Entry]:
 def _entry(name: str, cls: type[Method]) -> Entry:
     card, taken = cls.card, {field.name for field in fields(cls) if field.init}
     traits = _TRAITS.get(name, set()) | ({"strength"} if name in _STRENGTHS else set())
-    if "memory" in taken and "restarts" not in traits:
-        traits |= {"replay", "budget"}
+    if "memory" in taken:
+        traits |= {"stores"} if "restarts" in traits else {"stores", "replay", "budget"}
     if card.family == "distillation":
         traits |= {"teacher"}
     declined = f"{name} needs task labels" if "task labels" in card.needs else ""

@@ -25,7 +25,9 @@ class Pass:
     """Whether any part of it was in train mode."""
     graded: bool
     """Whether gradients were on."""
+    x: Tensor
     rows: list[int]
+    """The numbers of the rows in `x`."""
     logits: Tensor
     at: int
     """Steps taken before it."""
@@ -101,6 +103,7 @@ class Watch:
             own=module is self.net,
             trains=any(part.training for part in module.modules()),
             graded=logits.requires_grad,
+            x=given[0].detach().clone(),
             rows=numbers(given[0]),
             logits=logits.detach().clone(),
             at=len(self.steps),

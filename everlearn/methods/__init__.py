@@ -18,7 +18,9 @@ from everlearn.methods.growth import GrowHead
 from everlearn.methods.hat import HAT
 from everlearn.methods.icarl import ICaRL
 from everlearn.methods.independent import Independent
+from everlearn.methods.inflora import InfLoRA
 from everlearn.methods.l2 import L2
+from everlearn.methods.lora import LoRA
 from everlearn.methods.lwf import LwF
 from everlearn.methods.lwfmc import LwFMC
 from everlearn.methods.mas import MAS
@@ -26,6 +28,7 @@ from everlearn.methods.mir import MIR
 from everlearn.methods.naive import Naive
 from everlearn.methods.ncm import NCM
 from everlearn.methods.ogd import OGD
+from everlearn.methods.olora import OLoRA
 from everlearn.methods.packnet import PackNet
 from everlearn.methods.ranpac import RanPAC
 from everlearn.methods.replay import Replay
@@ -65,6 +68,9 @@ METHODS: dict[str, type[Method]] = {
     "packnet": PackNet,
     "hat": HAT,
     "independent": Independent,
+    "lora": LoRA,
+    "olora": OLoRA,
+    "inflora": InfLoRA,
     "freeze": Freeze,
     "grow": GrowHead,
 }
@@ -96,9 +102,12 @@ __all__ = [
     "GrowHead",
     "ICaRL",
     "Independent",
+    "InfLoRA",
+    "LoRA",
     "LwF",
     "LwFMC",
     "Naive",
+    "OLoRA",
     "PackNet",
     "RWalk",
     "RanPAC",

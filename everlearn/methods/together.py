@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from everlearn.method import Method
-from everlearn.methods import METHODS, GrowHead
+from everlearn.methods import METHODS, GrowHead, LoRA
 
 
 def together(names: Sequence[str]) -> None:
@@ -25,6 +25,13 @@ def together(names: Sequence[str]) -> None:
         raise ValueError(
             f"{' and '.join(bending)} each project the gradient, and what the last one does breaks what the others "
             "guarantee; choose one"
+        )
+    adapting = [name for name in names if issubclass(METHODS[name], LoRA)]
+    stepping = [name for name in names if METHODS[name].before_step is not Method.before_step]
+    if adapting and len(stepping) > 1:
+        raise ValueError(
+            f"{adapting[0]} turns the gradients of weights into those of adapters, which {' and '.join(stepping)} "
+            "cannot share; use one of them, with methods that add to the loss (ewc, mas, lwf, er, derpp ...)"
         )
     behind = names[names.index(bending[0]) + 1 :] if bending else ()
     if late := [name for name in behind if METHODS[name].before_step is not Method.before_step]:

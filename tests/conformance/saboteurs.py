@@ -131,6 +131,14 @@ class Reservoir(Recent):
             self.count += 1
 
 
+class HalfEmpty(Memory):
+    """Fills up its draws with empty places."""
+
+    def sample(self, count):
+        drawn = super().sample(count)
+        return {name: torch.cat([c, c.new_zeros(count, *c.shape[1:])])[:count] for name, c in drawn.items()}
+
+
 @dataclass
 class Noise(ICaRL):
     """Selects exemplars by features that mean nothing."""
@@ -390,6 +398,7 @@ SABOTEURS = {
     "uniform-over-the-stream": remembering(lambda s: Recent(s.memory, s.seed)),
     "fair-when-small": remembering(lambda s: Reservoir(s.memory, s.seed, more=0)),
     "a-row-is-kept-once": remembering(lambda s: Reservoir(s.memory, s.seed)),
+    "stored-rows-are-rows": method(lambda s: Replay(HalfEmpty(s.memory), count=40), "stores"),
     "budget-is-kept": remembering(lambda s: Memory(s.memory + 3, s.seed)),
     "herding-is-greedy": method(lambda s: Noise(K=s.memory, count=s.draw), "herding"),
     "steps-in-train-mode": method(lambda s: Evaluating()),

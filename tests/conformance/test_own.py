@@ -1,6 +1,7 @@
 """everlearn keeps what it asks of others, with every method, and no check passes for want of somebody to ask."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,9 @@ def test_each_check_says_what_holds_what_the_fault_is_and_how_one_comes_by_it(ch
     for text in (check.holds, check.fault, check.pitfall):
         assert text.endswith("."), text
     assert len({check.holds, check.fault, check.pitfall}) == 3
+
+
+def test_the_page_lists_each_check_with_what_holds_and_its_fault():
+    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    assert lines == [f"| `{each.id}` | {each.holds} | {each.fault} |" for each in CHECKS.values()]

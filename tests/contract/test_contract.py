@@ -236,11 +236,11 @@ class Letters(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.table, self.head = torch.nn.EmbeddingBag(26, 8), torch.nn.Linear(8, 4)
+        self.table, self.mix, self.head = torch.nn.EmbeddingBag(26, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
 
     def forward(self, texts):
         places = torch.tensor([0, *(len(text) for text in texts[:-1])]).cumsum(0)
-        return self.head(self.table(torch.tensor([ord(c) - 97 for text in texts for c in text]), places))
+        return self.head(self.mix(self.table(torch.tensor([ord(c) - 97 for text in texts for c in text]), places)))
 
 
 def reads(model, batch):
