@@ -114,7 +114,7 @@ STRATEGIES = {
     "gdumb": ({"stores", "restarts"}, lambda s, g: GDumb(mem_size=s.memory, **g)),
     "der": ({"stores", "replay", "budget"}, lambda s, g: DER(mem_size=s.memory, batch_size_mem=s.draw, beta=0.0, **g)),
     "derpp": ({"stores", "replay", "budget"}, lambda s, g: DER(mem_size=s.memory, batch_size_mem=s.draw, **g)),
-    "ewc": ({"strength", "pull", "fisher", "estimated"}, lambda s, g: EWC(ewc_lambda=strong(s, 1.0), **g)),
+    "ewc": ({"strength", "pull", "fisher", "estimated", "grows"}, lambda s, g: EWC(ewc_lambda=strong(s, 1.0), **g)),
     "ewc-online": (
         {"strength", "pull", "fisher", "estimated"},
         lambda s, g: EWC(ewc_lambda=strong(s, 1.0), mode="online", decay_factor=0.9, **g),
@@ -127,10 +127,13 @@ STRATEGIES = {
     "rwalk": ({"strength", "pull"}, plus(lambda s: RWalkPlugin(ewc_lambda=strong(s, 1e-4), delta_t=1))),
     "lwf": ({"strength", "teacher", "kl"}, lambda s, g: LwF(alpha=strong(s, 1.0), temperature=2, **g)),
     "agem": (
-        {"stores", "replay", "uniform", "projects"},
+        {"stores", "replay", "uniform", "projects", "grows"},
         lambda s, g: AGEM(patterns_per_exp=s.memory, sample_size=s.draw, **g),
     ),
-    "gem": ({"stores", "replay", "projects"}, lambda s, g: GEM(patterns_per_exp=s.memory, memory_strength=0.5, **g)),
+    "gem": (
+        {"stores", "replay", "projects", "grows"},
+        lambda s, g: GEM(patterns_per_exp=s.memory, memory_strength=0.5, **g),
+    ),
     "icarl": ({"stores", "replay", "budget", "teacher", "herding"}, icarl),
     "bic": (
         {"stores", "replay", "budget", "teacher"},

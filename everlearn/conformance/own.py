@@ -130,6 +130,7 @@ _TRAITS = {
     "gdumb": {"restarts"},
     "cwr": {"restarts", "rests"},
     "freeze": {"rests"},
+    "olora": {"grows"},
     "ncm": {"exact"},
     "slda": {"exact"},
     "ridge": {"exact"},

@@ -15,6 +15,7 @@ TRAITS = {
     "strength": "adds something to the loss that is multiplied by a strength",
     "budget": "keeps within a number of rows that is set for all experiences together",
     "restarts": "begins each experience with new weights, in the head at least",
+    "grows": "keeps something of each experience, as its paper has it",
     "rests": "trains a part of the model, on a body that is in eval mode from the second experience on",
     "exact": "learns in closed form, with nothing that an order or a seed could change",
     "stores": "stores rows, and asks the model about them again",
