@@ -1,9 +1,10 @@
 """Avalanche through the checks of everlearn.conformance, in an environment of its own.
 
-python -m venv /tmp/avalanche
-/tmp/avalanche/bin/pip install torch==2.13.0 torchvision==0.28.0 avalanche-lib==0.6.0 quadprog
+python -m venv avalanche
+avalanche/bin/pip install torch==2.13.0 torchvision==0.28.0 avalanche-lib==0.6.0 quadprog
 export PYTHONPATH=.:benchmarks
-/tmp/avalanche/bin/python -m everlearn.conformance conformance_avalanche:Avalanche --experiences 200
+avalanche/bin/python -m everlearn.conformance conformance_avalanche:Avalanche --experiences 200
+avalanche/bin/python -m everlearn.conformance conformance_avalanche:Unlabelled --checks classes-come-back
 
 Strategies are made by their own constructors. Experiences carry the task label 0, as those of Avalanche's
 class-incremental benchmarks do; those of `Avalanche(labelled=False)`, from `benchmark_from_datasets`, carry none.
