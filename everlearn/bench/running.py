@@ -3,6 +3,8 @@
 import hashlib
 import json
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
@@ -75,11 +77,25 @@ def measure(job: Job) -> Run:
 @contextmanager
 def workers(processes: int) -> Iterator[Executor]:
     """That many processes. They are spawned, since torch's threads do not survive a fork."""
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_with_parent)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_with_parent() -> None:
+    """Ends this process when the one that started it is gone, killed for instance: else it would work on for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("only a process that was started by another can leave with it")
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)  # a file of a run is whole or not there, whenever this comes
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def run(

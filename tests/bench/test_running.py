@@ -1,8 +1,13 @@
 """Each run is kept as it is done, under a hash of all that decides about it; what is kept is not run again."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +110,32 @@ def test_each_thing_that_decides_about_a_value_makes_another_run(tmp_path, monke
 def test_missing_data_is_an_error_before_anything_runs(tmp_path):
     with pytest.raises(ValueError, match="there is no"):
         Job.of(row(), 0, tmp_path / "nowhere", tmp_path)
+
+
+STUCK = """
+import os, sys, time
+from everlearn.bench.running import workers
+
+if __name__ == "__main__":
+    with workers(1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 600)
+        time.sleep(600)
+"""
+
+
+def test_workers_do_not_outlive_a_bench_that_is_killed(tmp_path):
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    here = os.environ | {"PYTHONPATH": str(Path(running.__file__).parents[2])}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=here) as bench:
+        worker = int(bench.stdout.readline())
+        os.kill(worker, 0)
+        bench.kill()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and "zombie" not in Path(f"/proc/{worker}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_processes_are_spawned_and_give_the_same(tmp_path):
