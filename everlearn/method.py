@@ -48,6 +48,8 @@ class Card:
     """What has to be there: "task labels", "classes", "plain SGD", "a frozen body" ..."""
     alone: bool = False
     """Whether it leaves other methods no step to take part in."""
+    measures: bool = False
+    """Whether it knows nothing of a past that it did not learn itself, unless it is shown some rows of it."""
 
 
 @dataclass

@@ -9,10 +9,10 @@ from torch.optim import SGD
 
 from everlearn.batch import Rows
 from everlearn.bench.arrivals import arrive
-from everlearn.bench.method import made
 from everlearn.bench.mnist import mnist
 from everlearn.data.transforms import view
 from everlearn.learner import Learner
+from everlearn.methods.composition import build
 from everlearn.metrics.evaluate import evaluate
 from everlearn.randomness import mix
 from everlearn.streams.bounds import joint
@@ -42,7 +42,7 @@ class Counted:
         """The accuracy on any rows of ten classes."""
         stream = arrive("split", train, test, seed, domains=0)
         learner = Learner(
-            nn.Flatten(), made(method, mix(seed, 4)), optimizer=partial(SGD, lr=0.0), batch_size=2000, seed=seed,
+            nn.Flatten(), build(method, seed=mix(seed, 4)), optimizer=partial(SGD, lr=0.0), batch_size=2000, seed=seed,
             view=view(),
         )  # fmt: skip
         for experience in stream:

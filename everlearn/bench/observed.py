@@ -8,11 +8,11 @@ from torch import nn
 from torch.optim import SGD
 
 from everlearn.batch import Rows
-from everlearn.bench.method import made
 from everlearn.bench.mnist import mnist
 from everlearn.bench.nets import net
 from everlearn.data.transforms import view
 from everlearn.learner import Learner
+from everlearn.methods.composition import build
 from everlearn.randomness import mix
 from everlearn.streams.mnist360 import DIGITS, mnist_360
 
@@ -46,7 +46,7 @@ class Observed:
         model: nn.Module = net(train, self.hidden, 10, seed=mix(seed, 3), weights="xavier")
         learner = Learner(
             model,
-            made(method, mix(seed, 4)),
+            build(method, seed=mix(seed, 4)),
             optimizer=partial(SGD, lr=self.lr),
             seed=seed,
             view=view(),

@@ -11,11 +11,11 @@ from torch.optim import SGD, Adam
 
 from everlearn.batch import Rows
 from everlearn.bench.arrivals import Arrival, arrive
-from everlearn.bench.method import made
 from everlearn.bench.mnist import mnist
 from everlearn.bench.nets import Weights, net
 from everlearn.data.transforms import view
 from everlearn.learner import Learner
+from everlearn.methods.composition import build
 from everlearn.metrics.readings import average_accuracy, forgetting
 from everlearn.metrics.scores import Scores
 from everlearn.models.nets import MultiHead
@@ -100,7 +100,7 @@ class Trained:
         fewest = min(len(experience.train) for experience in stream) // self.batch_size
         return Learner(
             model,
-            made(method, mix(seed, 4)),
+            build(method, seed=mix(seed, 4)),
             classify_by_task if by_task else classify,
             optimizer=partial(_OPTIMIZERS[self.optimizer], lr=self.lr),
             epochs=-(-self.steps // fewest) if self.steps else self.epochs,

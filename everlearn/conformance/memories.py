@@ -50,6 +50,15 @@ def _surprise(counts: Tensor) -> float:
     return float(torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), square / 2))
 
 
+def _fair(what: str, counts: Tensor, *, least: float) -> str:
+    """The counts as evidence; a `FoundError` if all are 0, or so unequal that chance alone is below `least`."""
+    chance = _surprise(counts)
+    said = f"{what}: {'/'.join(f'{count:.0f}' for count in counts)} (p = {chance:.1g})"
+    if chance < least or counts.sum() == 0:
+        raise FoundError(said)
+    return said
+
+
 @check("uniform-over-the-stream", "uniform")
 def uniform_over_the_stream(trial: Trial) -> str:
     """A uniform sample holds early and late rows alike.
@@ -62,11 +71,7 @@ def uniform_over_the_stream(trial: Trial) -> str:
     for seed in range(runs):
         kept, order, _ = _kept(trial, stream((0, 1), (2, 3), (0, 1), (2, 3)), seed=seed)
         counts += torch.tensor([float(number in kept) for number in order]).view(8, -1).sum(1)
-    chance = _surprise(counts)
-    said = f"kept by eighths of the stream: {'/'.join(f'{count:.0f}' for count in counts)} (p = {chance:.1g})"
-    if chance < 1e-4 or counts.sum() == 0:
-        raise FoundError(said)
-    return said
+    return _fair("kept by eighths of the stream", counts, least=1e-4)
 
 
 @check("fair-when-small", "uniform")
@@ -81,11 +86,7 @@ def fair_when_small(trial: Trial) -> str:
     for seed in range(runs):
         kept, order, _ = _kept(trial, [rows(4, (0, 1))], memory=1, batch_size=1, seed=seed)
         counts += torch.tensor([float(number in kept) for number in order])
-    chance = _surprise(counts)
-    said = f"kept in {runs} runs: {'/'.join(f'{count:.0f}' for count in counts)} (p = {chance:.1g})"
-    if chance < 1e-3 or counts.sum() == 0:
-        raise FoundError(said)
-    return said
+    return _fair(f"kept in {runs} runs", counts, least=1e-3)
 
 
 @check("a-row-is-kept-once", "replay")

@@ -144,7 +144,21 @@ class Concat:
         return _joined([part.column(name) for part in self.parts])
 
 
-class Relabelled:
+class Around:
+    """Rows around other rows: as many of them, and resident where they are. What changes is for a subclass to say."""
+
+    rows: Rows
+
+    @property
+    def resident(self) -> bool:
+        """Whether the rows inside are resident."""
+        return self.rows.resident
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Relabelled(Around):
     """Rows whose label y becomes `table[y]`; UNLABELED stays, and all other columns do.
 
     `table` is int64 of shape (number of old labels,). A label it has no entry for is a ValueError on take.
@@ -156,14 +170,6 @@ class Relabelled:
     def __init__(self, rows: Rows, table: Tensor | Sequence[int]) -> None:
         self.rows = rows
         self.table = torch.as_tensor(table, dtype=torch.int64)
-
-    @property
-    def resident(self) -> bool:
-        """Whether the rows it relabels are resident."""
-        return self.rows.resident
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index`, under their new labels."""
@@ -184,7 +190,7 @@ class Relabelled:
         return torch.where(known, new, UNLABELED)
 
 
-class With:
+class With(Around):
     """Rows with more columns, each of one value: the task, the domain.
 
     Whole numbers become int64, others float32; a tensor is repeated for each row, a text becomes a list.
@@ -196,14 +202,6 @@ class With:
     def __init__(self, rows: Rows, **constants: Constant) -> None:
         self.rows = rows
         self.constants = constants
-
-    @property
-    def resident(self) -> bool:
-        """Whether the rows it adds to are resident."""
-        return self.rows.resident
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index`, with the constant columns."""

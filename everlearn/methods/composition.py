@@ -45,8 +45,8 @@ def build(
 
 def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
     cls = METHODS[spec.name]
-    settings = dict(spec.settings)
     known = [parameter.name for parameter in parameters(cls)]
+    settings = ({"seed": seed} if "seed" in known else {}) | dict(spec.settings)
     if "memory" in {field.name for field in fields(cls)}:
         known += ["keep"]
         keep = one_of("memory", str(settings.pop("keep", memory)), MEMORIES)

@@ -36,6 +36,7 @@ class EWC(Anchored):
         "regularisation",
         "none a step; at an end a pass over `rows` rows, exact: a backward pass a class",
         "2 x the weights",
+        measures=True,
     )
 
     lambda_: float = 1.0

@@ -30,7 +30,7 @@ class GPM(Method):
     """  # noqa: D205 (one equation, one sentence)
 
     card: ClassVar[Card] = Card(
-        "gradient", "none a step; at an end 1 forward over `rows` rows", "up to a square of its inputs for each layer"
+        "gradient", "none a step; at an end 1 forward over `rows` rows", "up to inputs x inputs a layer", measures=True
     )
 
     threshold: float = 0.97

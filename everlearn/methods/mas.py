@@ -28,7 +28,10 @@ class MAS(Anchored):
     """  # noqa: D205 (one equation, one sentence)
 
     card: ClassVar[Card] = Card(
-        "regularisation", "none a step; at an end a forward and a backward pass over `rows` rows", "2 x the weights"
+        "regularisation",
+        "none a step; at an end a forward and a backward pass over `rows` rows",
+        "2 x the weights",
+        measures=True,
     )
 
     lambda_: float = 1.0

@@ -30,7 +30,10 @@ class OGD(Method):
     """
 
     card: ClassVar[Card] = Card(
-        "gradient", "none a step; at an end 1 forward, 1 backward for each of `rows` rows", "`directions` x the weights"
+        "gradient",
+        "none a step; at an end 1 forward, 1 backward for each of `rows` rows",
+        "`directions` x the weights",
+        measures=True,
     )
 
     directions: int = 200

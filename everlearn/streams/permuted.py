@@ -9,6 +9,7 @@ from torch import Tensor
 from everlearn.batch import Batch, Column, Rows, tensor
 from everlearn.data.hashing import mix as scrambled
 from everlearn.data.hashing import name_id
+from everlearn.data.rows import Around
 from everlearn.randomness import mix
 from everlearn.streams.arrivals import by_domain
 from everlearn.streams.experience import Experience
@@ -39,7 +40,7 @@ def permuted(train: Rows, test: Rows, domains: int, *, seed: int = 0) -> list[Ex
     )
 
 
-class Rearranged:
+class Rearranged(Around):
     """Rows whose pixel i is what pixel `where[i]` was, or black where that is -1; the same for each channel.
 
     Images are (..., height, width), anything else (n, d). `where` is int64, one entry a pixel. An image in another
@@ -51,14 +52,6 @@ class Rearranged:
         self._black = where == BLACK
         self._where = where.clamp(min=0)
         self._some_black = bool(self._black.any())
-
-    @property
-    def resident(self) -> bool:
-        """Whether the rows it rearranges are resident."""
-        return self.rows.resident
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def take(self, index: Tensor) -> Batch:
         """The rows at `index`, rearranged."""

@@ -23,6 +23,7 @@ from everlearn import border
 from everlearn.batch import Batch, Column, Rows, tensor
 from everlearn.data import Concat, Relabelled, Source, Subset, View, load, view
 from everlearn.data.hashing import name_id, row_ids
+from everlearn.data.rows import Around
 from everlearn.learner import Learner
 from everlearn.models import Classes, head_of, load_weights, read_classes
 from everlearn.models.loading import Report
@@ -325,19 +326,11 @@ def _none_unknown(what: str, names: tuple[str, ...], classes: Classes, way_out: 
 
 
 @dataclass(frozen=True, eq=False)
-class Marked:
+class Marked(Around):
     """Rows whose ids no other data has: they are those of `rows`, moved by `mark`."""
 
     rows: Rows
     mark: int
-
-    @property
-    def resident(self) -> bool:
-        """Whether the rows it marks are resident."""
-        return self.rows.resident
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def take(self, index: torch.Tensor) -> Batch:
         """The rows at `index`, under their new ids."""

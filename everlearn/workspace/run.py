@@ -53,9 +53,6 @@ from everlearn.workspace.parts import (
 WEIGHTS = (".pth", ".pt", ".safetensors")
 """The suffixes of files of weights."""
 
-MEASURING = ("ewc", "mas", "ogd", "gpm")
-"""Methods that know nothing of the past unless they see some of it, or have learned it themselves."""
-
 PLAIN = "fine-tuning"
 """What plain fine-tuning is called in tables."""
 
@@ -262,7 +259,7 @@ class Run:
         remembered, first = self._remembered(), data.arrivals[0]
         if len(remembered):
             learner.remember(replace(data.past, train=few(remembered)))
-        elif measuring := [spec.name for spec in parse_chain(method) if spec.name in MEASURING]:
+        elif measuring := [spec.name for spec in parse_chain(method) if METHODS[spec.name].card.measures]:
             raise ValueError(
                 f"{measuring[0]} measures on past data what the model depends on, and there is none; give --old, or "
                 "the --memory of an earlier run that kept rows"

@@ -9,10 +9,10 @@ from bench.tiny import digits
 from everlearn import Learner
 from everlearn.bench.arrivals import arrive
 from everlearn.bench.counted import Counted
-from everlearn.bench.method import made
 from everlearn.bench.observed import Observed
 from everlearn.bench.prequential import Logistic, Prequential, logistic
 from everlearn.bench.trained import Trained
+from everlearn.methods.composition import build
 
 SPLIT = Trained("a paper", "split", ("class-IL", "task-IL"), (32,), lr=0.1, batch_size=10)
 TASK = replace(SPLIT, arrival="split by task", scores=("task-IL",))
@@ -115,9 +115,9 @@ def test_split_by_deals_all_digits_out_in_pairs_of_an_order_of_the_seed(arrival,
 
 
 def test_all_that_a_method_draws_follows_from_the_seed():
-    assert made("gdumb:memory=20,epochs=1", 5).seed == 5
-    assert made("gdumb:memory=20,epochs=1,seed=7", 5).seed == 7
-    chain = made("er:memory=20+lwf", 5).methods
+    assert build("gdumb:memory=20,epochs=1", seed=5).seed == 5
+    assert build("gdumb:memory=20,epochs=1,seed=7", seed=5).seed == 7
+    chain = build("er:memory=20+lwf", seed=5).methods
     assert chain[0].memory.seed == 5
     ranpac = replace(Counted("a paper"), source="another")
     assert scored(ranpac, "ranpac:M=50") != scored(ranpac, "ranpac:M=50", seed=1)

@@ -200,3 +200,9 @@ def test_what_cannot_work_together_is_refused_with_the_reason(monkeypatch, text,
 def test_what_can_work_together_is_built(monkeypatch, text):
     _registered(monkeypatch, alone=_Alone, answering=_Answering, bending=_Bending)
     assert build(text)
+
+
+def test_the_seed_reaches_what_a_method_draws_itself_unless_it_is_given():
+    assert build("gdumb", seed=5).seed == 5
+    assert build("icarl:seed=7", seed=5).seed == 7
+    assert build("er+dgr", seed=5).methods[1].seed == 6, "each part of a chain draws for itself"
