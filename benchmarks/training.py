@@ -45,8 +45,8 @@ class Work:
 
 WORKS = {
     "mlp": Work(MLP, (784,), 128, 12_000, pixels=False),
-    "cnn": Work(Net, (3, 32, 32), 32, 2_000, pixels=True),
-    "resnet": Work(lambda: ResNet18(width=20), (3, 32, 32), 32, 128, pixels=True),
+    "cnn": Work(Net, (3, 32, 32), 32, 1_024, pixels=True),
+    "resnet": Work(lambda: ResNet18(width=20), (3, 32, 32), 32, 96, pixels=True),
 }
 
 

@@ -50,8 +50,8 @@ def length(batch: Batch) -> int:
 
 def check(batch: Batch) -> None:
     """Raises a ValueError unless all columns have the same length."""
-    lengths = {name: len(column) for name, column in batch.items()}
-    if len(set(lengths.values())) > 1:
+    if len(set(map(len, batch.values()))) > 1:
+        lengths = {name: len(column) for name, column in batch.items()}
         raise ValueError(f"the columns of a batch must have one length, but these have {lengths}")
 
 
@@ -90,7 +90,7 @@ def join(first: Batch, *others: Batch) -> Batch:
 def _stack(columns: Sequence[Column]) -> Column:
     head = columns[0]
     if isinstance(head, Tensor):
-        return torch.cat([torch.as_tensor(column).to(head.device) for column in columns])
+        return torch.cat([torch.as_tensor(column, device=head.device) for column in columns])
     return [value for column in columns for value in column]
 
 

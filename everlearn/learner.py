@@ -292,8 +292,9 @@ class Learner:
     def _update(self, batch: Batch) -> Output:
         """One step of the optimizer."""
         assert self._live is not None  # noqa: S101 (an invariant, for the type checker too)
+        world = _world()
         # `self.device` would walk through the modules of the model at each step.
-        batch = self._admit(batch, self._weights[0].device if self._weights else self.device)
+        batch = self._admit(batch, self._weights[0].device if self._weights else self.device, world)
         if not self.model.training:
             self._train()
         for weight in self._weights:
@@ -304,7 +305,7 @@ class Learner:
         outputs: list[Output] = []
         pieces = self._pieces(batch)
         sizes = list(map(length, pieces))
-        rows = sum(sizes)
+        rows, learned = sum(sizes), False
         for piece, size in zip(pieces, sizes, strict=True):
             try:
                 with self._autocast():
@@ -313,16 +314,16 @@ class Learner:
                     border.finite_loss(output.loss)
                     share = size / rows
                     self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()  # type: ignore[no-untyped-call]
+                    learned = True
             except Exception as error:
                 self._refuse()
                 error.add_note(f"Nothing was learned from this batch: {_shapes(batch)}.")
                 raise
             outputs.append(output)
-        learned = any(output.loss is not None for output in outputs)
-        if learned if _world() == 1 else self._pool(rows if learned else 0):
+        if learned if world == 1 else self._pool(rows if learned else 0):
             assert self.optimizer is not None  # noqa: S101 (there were gradients)
             self._step(self._live, self.optimizer)
-        if _world() > 1:
+        if world > 1:
             average(self._buffers)
         self.number += 1
         return _merge(outputs, sizes)
@@ -376,9 +377,9 @@ class Learner:
         for module in self._frozen:
             module.training = False
 
-    def _admit(self, batch: Batch, device: torch.device) -> Batch:
+    def _admit(self, batch: Batch, device: torch.device, world: int = 1) -> Batch:
         """The batch on the device, once it is known to be clean."""
-        if _world() == 1 or length(batch):  # of several processes, one may have no share of a small batch
+        if world == 1 or length(batch):  # of several processes, one may have no share of a small batch
             border.clean(batch)
         return move(batch, device)
 
@@ -474,7 +475,7 @@ def _merge(outputs: list[Output], sizes: list[int]) -> Output:
     """The outputs of the pieces as one, detached; rows that the method joined to a piece are left out."""
     if not outputs:
         return Output(None, torch.empty(0))
-    logits = [output.logits.detach()[:size] for output, size in zip(outputs, sizes, strict=True)]
+    logits = [output.logits.detach().narrow(0, 0, size) for output, size in zip(outputs, sizes, strict=True)]
     if len(outputs) == 1:
         loss = outputs[0].loss
         return Output(None if loss is None else loss.detach(), logits[0])

@@ -13,7 +13,7 @@ import everlearn
 
 _ROOT = Path(everlearn.__file__).parent
 _REGISTRY = "everlearn.methods"
-"""Not followed: it imports all methods, and a row depends on its own alone."""
+"""Left out: it imports all methods, and a row depends on its own alone."""
 
 
 def code(*modules: str) -> str:
@@ -36,10 +36,8 @@ def _behind(module: str) -> frozenset[str]:
     while waiting:
         name = waiting.pop()
         path = _file(name)
-        if path is None or name in found:
-            continue
-        found[name] = path
-        if name != _REGISTRY:
+        if path is not None and name not in found and name != _REGISTRY:
+            found[name] = path
             waiting += _imported(path)
     return frozenset(path.relative_to(_ROOT.parent).as_posix() for path in found.values())
 

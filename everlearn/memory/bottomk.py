@@ -272,22 +272,18 @@ class BottomK:
         self._bounds[0] = min(self._bounds[0], both[out[0]])  # the one that a partition puts in its place
         out.sort()
         places = out.tolist()
-        first, second = (bisect_left(places, border) for border in (len(last), len(both) - len(rows)))
-        left = size - first
-        freed = np.concatenate([base.slots[left:size], fresh.slots[out[first:second] - len(last)]])
+        first = bisect_left(places, len(last))
+        second = bisect_left(places, len(both) - len(rows), first)
+        left, slots, young = size - first, fresh.slots, both[len(last) :]
+        freed = np.concatenate([base.slots[left:size], slots[out[first:second] - len(last)]])
+        freed.sort()
         base.slots[left:size] = -1
         self._sizes[0] = left
-        if second < len(out):  # newcomers among them
-            stay = np.ones(len(rows), np.bool_)
-            stay[out[second:] - (len(both) - len(rows))] = False
-            rows, hashed = rows[stay], hashed[stay]
-        freed.sort()
-        young = Run(hashed, freed, np.zeros(len(rows), np.int32))
-        if second > first:
-            stay = np.ones(len(fresh.slots), np.bool_)
-            stay[out[first:second] - len(last)] = False
-            fresh = fresh.pick(stay)
-        self._fresh = fresh.join(young)
+        if first < len(out):  # not only from the long run
+            stay = np.ones(len(young), np.bool_)
+            stay[out[first:] - len(last)] = False
+            young, slots, rows = young[stay], slots[stay[: len(slots)]], rows[stay[len(slots) :]]
+        self._fresh = Run(young, np.concatenate([slots, freed]), np.zeros(len(young), np.int32))
         if len(self._fresh.slots) > self._short:
             self._settle(self._all())
         return rows, freed.astype(np.int64)

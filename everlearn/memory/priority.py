@@ -42,9 +42,13 @@ def identities(hashed: Priorities, key: np.uint64) -> Ids:
 
 
 def _mix(word: Priorities) -> Priorities:
-    word = (word ^ (word >> _30)) * _FIRST
-    word = (word ^ (word >> _27)) * _SECOND
-    return word ^ (word >> _31)
+    """The word mixed, in place: what is hashed at each step should not ask for new memory nine times."""
+    word ^= word >> _30
+    word *= _FIRST
+    word ^= word >> _27
+    word *= _SECOND
+    word ^= word >> _31
+    return word
 
 
 def _unshift(word: Priorities, by: int) -> Priorities:

@@ -51,8 +51,9 @@ class Ram:
 
     def write(self, slots: Tensor, rows: Batch) -> None:
         """Puts rows into slots, (n,) int64, ascending; those beyond the last follow it without a hole."""
-        first, last = int(slots[0]), int(slots[-1])
-        where = slice(first, last + 1) if last - first + 1 == len(slots) else slots
+        ends = slots.numpy()  # numpy is the quicker one to ask for a number
+        first, last = int(ends[0]), int(ends[-1])
+        where = slice(first, last + 1) if last - first + 1 == len(ends) else slots
         for name, column in rows.items():
             held = self._columns[name]
             if isinstance(held, Tensor) and isinstance(column, Tensor):

@@ -55,7 +55,7 @@ class FeCAM(Frozen):
             )
         return h**self.lambda_
 
-    def absorb(self, h: Tensor, y: Tensor) -> None:
+    def absorb(self, h: Tensor, y: Tensor, new: Tensor) -> None:
         """Adds each row's difference from the mean of its class before it."""
         away, before, places = deviations(h, y, self.counts, self.sums)
         weighed = away * (before / (before + 1)).unsqueeze(1)

@@ -43,8 +43,8 @@ class Frozen(Method):
         """What is made of features, (rows, width), before they are counted or asked about."""
         return h
 
-    def absorb(self, h: Tensor, y: Tensor) -> None:
-        """Counts more than `counts` and `sums` do, which are still those of the rows before `h`."""
+    def absorb(self, h: Tensor, y: Tensor, new: Tensor) -> None:
+        """Counts more than `counts` and `sums` do, which are still those of the rows before `h`, with `new` to come."""
 
     def solve(self) -> Solution:
         """What follows from the statistics: the mean of each class."""
@@ -83,8 +83,9 @@ class Frozen(Method):
             if len(self.counts) and h.shape[1] != (width := self.sums.shape[1]):
                 raise ValueError(f"the features have {h.shape[1]} numbers, but those counted before had {width}")
             self.counts, self.sums = widened(self.counts.to(y), shape[:1]), widened(self.sums.to(h), shape)
-            self.absorb(h, y)
-            self.sums = self.sums + F.one_hot(y, shape[0]).to(h).T @ h
+            new = F.one_hot(y, shape[0]).to(h).T @ h
+            self.absorb(h, y, new)
+            self.sums = self.sums + new
             self.counts = self.counts + torch.bincount(y, minlength=shape[0])
         self.solved.clear()
 

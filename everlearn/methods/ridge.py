@@ -35,7 +35,7 @@ class Ridge(Frozen):
     G: Tensor = field(default_factory=lambda: torch.zeros(0, 0), init=False)
     """(width, width); C is the transpose of the sums of each class."""
 
-    def absorb(self, h: Tensor, y: Tensor) -> None:
+    def absorb(self, h: Tensor, y: Tensor, new: Tensor) -> None:
         """Adds to G."""
         self.G = widened(self.G.to(h), (h.shape[1],) * 2).addmm_(h.T, h)
 

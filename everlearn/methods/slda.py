@@ -38,10 +38,10 @@ class SLDA(Frozen):
     scatter: Tensor = field(default_factory=lambda: torch.zeros(0, 0), init=False)
     """n Sigma, (width, width)."""
 
-    def absorb(self, h: Tensor, y: Tensor) -> None:
+    def absorb(self, h: Tensor, y: Tensor, new: Tensor) -> None:
         """Adds each row's difference from the mean before it, or all of them at once."""
         if self.exact:
-            away = weighed = centred(h, y, self.counts, self.sums)
+            away = weighed = centred(h, y, new, self.counts, self.sums)
         else:
             away, _, places = deviations(h, y, self.counts, self.sums)
             n = (self.counts.sum() + places).to(h)

@@ -78,7 +78,7 @@ def looked(
     model: nn.Module, rows: Rows, positions: Tensor, objective: Objective, head: str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The `labelled` features of the rows at `positions`, batch by batch."""
-    for batch in batches(rows, positions, 128):
+    for batch in batches(rows, positions, 256):
         yield labelled(look(model, batch, objective, head)[1], batch)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Solution = tuple[Tensor, ...]
 
@@ -73,19 +72,20 @@ def deviations(h: Tensor, y: Tensor, counts: Tensor, sums: Tensor) -> tuple[Tens
     return h - mean, before, order
 
 
-def centred(h: Tensor, y: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
+def centred(h: Tensor, y: Tensor, new: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
     """Differences d, (rows, width), whose sum of d d^T is what the rows add to the scatter about the means of classes.
 
-    So it is that of c / (c + 1) d d^T over `deviations`, whose arguments these are, at once: of b rows of a class with
-    the mean m, after c rows with the mean mu, each row's difference is from m + sqrt(c / (b + c)) (mu - m). That
-    adds b c / (b + c) (m - mu) (m - mu)^T to the scatter about m (Chan, Golub and LeVeque, 1983).
+    So it is that of c / (c + 1) d d^T over `deviations`, whose arguments these are, at once; `new` is the sums of these
+    rows, (classes, width). Of b rows of a class with the mean m, after c rows with the mean mu, each row's difference
+    is from m + sqrt(c / (b + c)) (mu - m). That adds b c / (b + c) (m - mu) (m - mu)^T to the scatter about m (Chan,
+    Golub and LeVeque, 1983).
     """
-    hot = F.one_hot(y, len(counts)).to(h)
-    now, before = hot.sum(0), counts.to(h)
-    here = hot.T @ h / now.clamp(min=1).unsqueeze(1)
+    now, before = torch.bincount(y, minlength=len(counts)).to(h), counts.to(h)
+    here = new / now.clamp(min=1).unsqueeze(1)
     there = sums / before.clamp(min=1).unsqueeze(1)
     share = (before / (before + now).clamp(min=1)).sqrt()
-    return h.addmm(hot, here.lerp(there, share.unsqueeze(1)), alpha=-1)
+    centres = here.lerp(there, share.unsqueeze(1)).index_select(0, y)
+    return torch.sub(h, centres, out=centres)
 
 
 def solve_definite(matrix: Tensor, right: Tensor, way_out: str) -> Tensor:

@@ -58,7 +58,7 @@ def test_rows_at_once_add_what_they_add_one_by_one():
     h, y = torch.from_numpy(X) + 1e3, torch.from_numpy(Y)
     counts, sums = torch.bincount(y[:25], minlength=6), F.one_hot(y[:25], 6).double().T @ h[:25]
     away, before, _ = deviations(h[25:], y[25:], counts, sums)
-    apart = centred(h[25:], y[25:], counts, sums)
+    apart = centred(h[25:], y[25:], F.one_hot(y[25:], len(counts)).to(h).T @ h[25:], counts, sums)
     torch.testing.assert_close(apart.T @ apart, (away * (before / (before + 1)).unsqueeze(1)).T @ away)
 
 
