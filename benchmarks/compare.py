@@ -1,6 +1,6 @@
 """All methods side by side on Split MNIST and Permuted MNIST: accuracy against memory and against compute.
 
-    EVERLEARN_DATA=... python benchmarks/compare.py [--only NAME ...] [--docs docs] [--processes 4]
+    EVERLEARN_DATA=... python benchmarks/compare.py [--only NAME ...] [--again] [--docs docs] [--processes 4]
 
 Class-incremental: five pairs of digits, one head of ten outputs, no hint. Domain-incremental: ten permutations of the
 pixels, 6,000 rows each. An MLP 784-200-200-10 sees each row once: SGD with learning rate 0.05, batches of 32. Methods
@@ -16,7 +16,7 @@ import json
 import os
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
@@ -40,7 +40,16 @@ SEEDS, CHOOSING = range(3), 100
 STREAMS = ("split", "permuted")
 CUMULATIVE = "cumulative"
 RESULTS = Path(__file__).parent / "results" / "compare.json"
+RUNS = RESULTS.with_name("compare-runs.json")
 KEEPS = "memory=500,keep=reservoir"
+
+
+Job = tuple[str, str, float, int]
+"""The stream, the method, its strength, the seed."""
+Done = dict[str, dict[str, float]]
+"""What came out of runs, by what was run."""
+Results = dict[str, dict[str, dict[str, object]]]
+"""By stream and method: its strength, and its runs."""
 
 
 @dataclass(frozen=True)
@@ -169,32 +178,46 @@ def _bytes(state: object) -> int:
     return sum(map(_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
-def measured(names: list[str], processes: int) -> dict[str, dict[str, dict[str, object]]]:
-    """All methods on both streams, with all seeds."""
+def measured(names: list[str], processes: int, before: Done) -> Results:
+    """All methods on both streams, with all seeds. Runs that `before` has are not made again; it gets the others."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        grids = [(on, name, by) for on in STREAMS for name in names for by in CONTENDERS[name].grid]
-        tries = [pool.submit(learned, *each, CHOOSING, choosing=True) for each in grids]
-        tried = {key: each.result().accuracy for key, each in track(list(zip(grids, tries, strict=True)), "choosing")}
+        grids = [(on, name, by, CHOOSING) for on in STREAMS for name in names for by in CONTENDERS[name].grid]
+        tried = _runs(pool, grids, before, choosing=True)
         best = {
-            (on, name): max(CONTENDERS[name].grid, key=lambda by, on=on, name=name: tried[on, name, by], default=0.0)
+            (on, name): max(
+                CONTENDERS[name].grid,
+                key=lambda by, on=on, name=name: tried[on, name, by, CHOOSING]["accuracy"],
+                default=0.0,
+            )
             for on in STREAMS
             for name in names
         }
-        jobs = {(*key, seed): pool.submit(learned, *key, by, seed) for key, by in best.items() for seed in SEEDS}
-        found = {key: job.result() for key, job in track(jobs.items(), "measuring")}
+        found = _runs(pool, [(*key, by, seed) for key, by in best.items() for seed in SEEDS], before, choosing=False)
     return {
         on: {
-            name: {"strength": best[on, name], "runs": [vars(found[on, name, seed]) for seed in SEEDS]}
+            name: {"strength": best[on, name], "runs": [found[on, name, best[on, name], seed] for seed in SEEDS]}
             for name in names
         }
         for on in STREAMS
     }
 
 
+def _runs(pool: ProcessPoolExecutor, jobs: list[Job], before: Done, *, choosing: bool) -> dict[Job, dict[str, float]]:
+    """What came out of each job; written down as soon as it is known."""
+    keys = {
+        job: f"{job[0]} {CONTENDERS[job[1]].text.format(f'{job[2]:g}')} {job[1]} {job[3]} {choosing}" for job in jobs
+    }
+    waiting = {pool.submit(learned, *job, choosing=choosing): key for job, key in keys.items() if key not in before}
+    for done in track(as_completed(waiting), "choosing" if choosing else "measuring", total=len(waiting)):
+        before[waiting[done]] = vars(done.result())
+        RUNS.write_text(json.dumps(before, indent=1) + "\n")
+    return {job: before[key] for job, key in keys.items()}
+
+
 # -- showing --------------------------------------------------------------------------------------------------
 
 
-def rows(results: dict[str, dict[str, dict[str, object]]], on: str) -> list[tuple[str, ...]]:
+def rows(results: Results, on: str) -> list[tuple[str, ...]]:
     """The lines of the table, the best first."""
     found = results[on]
     best = sorted(found, key=lambda name: -_median(found[name], "accuracy"))
@@ -240,7 +263,7 @@ def _size(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB" if count else "nothing"
 
 
-def draw(results: dict[str, dict[str, dict[str, object]]], folder: Path) -> None:
+def draw(results: Results, folder: Path) -> None:
     """The two pictures of each stream, as comparison-split.svg and comparison-permuted.svg."""
     import matplotlib as mpl
 
@@ -296,7 +319,7 @@ def _label(ax: object, dots: list[tuple[float, float, str, object]]) -> None:
         )  # fmt: skip
 
 
-def write_page(results: dict[str, dict[str, dict[str, object]]], folder: Path) -> None:
+def write_page(results: Results, folder: Path) -> None:
     """Fills the tables of comparison.md."""
     page = folder / "comparison.md"
     text = page.read_text(encoding="utf-8")
@@ -317,7 +340,7 @@ def main() -> None:
     asked.add_argument("--only", nargs="+", choices=there, default=there)
     asked.add_argument("--processes", type=int, default=os.cpu_count())
     asked.add_argument("--docs", type=Path, help="the folder whose comparison.md and pictures are written anew")
-    asked.add_argument("--again", action="store_true", help="keep what results/compare.json has of other methods")
+    asked.add_argument("--again", action="store_true", help="do not repeat the runs that results/compare-runs.json has")
     given = asked.parse_args()
     if not os.environ.get("EVERLEARN_DATA"):
         asked.error("EVERLEARN_DATA must name the folder that holds mnist/mnist.npz")
@@ -325,13 +348,9 @@ def main() -> None:
         build(CONTENDERS[name].text.format(1))  # a text that cannot be read should be found now, and not after an hour
     if "naive" not in given.only:
         asked.error("naive is what compute is measured by; name it among the methods")
-    results = measured(given.only, given.processes)
-    if given.again and RESULTS.exists():
-        before = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
-        results = {
-            on: {n: (before[on] | results[on])[n] for n in there if n in before[on] | results[on]} for on in STREAMS
-        }
     RESULTS.parent.mkdir(exist_ok=True)
+    before = json.loads(RUNS.read_text(encoding="utf-8")) if given.again and RUNS.exists() else {}
+    results = measured(given.only, given.processes, before)
     RESULTS.write_text(
         json.dumps({"torch": torch.__version__, "seeds": len(SEEDS), "results": results}, indent=1) + "\n"
     )

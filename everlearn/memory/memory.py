@@ -11,6 +11,7 @@ from torch import Tensor
 from everlearn.batch import Batch, Column, check, length, take, tensor
 from everlearn.memory.bottomk import BottomK, Indices
 from everlearn.memory.disk import Disk
+from everlearn.memory.draws import Draws
 from everlearn.memory.priority import Ids, stream
 from everlearn.memory.store import Ram, Store, fits, row_bytes
 
@@ -95,8 +96,7 @@ class Memory:
         """The rows ever offered, those that came again included."""
         self._kept = self.index()
         self._store: Store | None = None
-        self._random = torch.Generator().manual_seed(int(stream(seed)) >> 1)
-        self._marks = np.empty(0, np.int32)
+        self._draws = Draws(int(stream(seed)) >> 1)
 
     def groups(self, batch: Batch) -> Tensor | None:  # noqa: ARG002 (for those who need it)
         """The group of each row, (n,) integers; groups share a full memory evenly. None: there is only one.
@@ -137,6 +137,9 @@ class Memory:
             rows = batch if len(chosen) == length(batch) else take(batch, torch.from_numpy(chosen))
             store.write(torch.from_numpy(slots), rows)
 
+    def note(self, rows: Batch, logits: Tensor) -> None:
+        """Told what a model answers about `rows`, new ones or drawn ones: a uniform sample does not listen."""
+
     def sample(self, count: int) -> Batch:
         """`count` different rows, or all if there are fewer, in random order: each choice is equally likely.
 
@@ -144,8 +147,10 @@ class Memory:
         """
         if count < 0:
             raise ValueError(f"count must be at least 0, but is {count}")
-        count = min(count, self._kept.count)
-        return self._store.gather(self._draw(count)) if self._store is not None and count else {}
+        among, store = self._kept.count, self._store
+        if store is None or not among or not count:
+            return {}
+        return store.gather(self._draws.draw(among, min(count, among), again=among == self._kept.capacity))
 
     def rows(self) -> Batch:
         """A copy of all rows, in the order of their slots; {} if there are none."""
@@ -162,6 +167,11 @@ class Memory:
         if self._store is not None:
             self._store.shrink(len(self), torch.from_numpy(sources), torch.from_numpy(targets))
         return gone
+
+    def holds(self, ids: Tensor) -> Tensor:
+        """Which of these ids, (n,) integers, are those of rows that are kept: (n,) bool."""
+        asked = _integers("an id", ids)
+        return torch.from_numpy(np.isin(asked, asked[self._kept.find(asked)[0]]))
 
     @property
     def ids(self) -> Tensor:
@@ -180,7 +190,7 @@ class Memory:
         """A copy of the rows in the slots `index`, (n,) int64, from 0 to the length of the memory."""
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise IndexError(f"slots go from 0 to {len(self) - 1}, but index has {index.min()} to {index.max()}")
-        return self._filled().gather(index)
+        return self._filled().gather(index.cpu())
 
     def column(self, name: str, /) -> Column:
         """A copy of one column, in the order of the slots."""
@@ -195,7 +205,7 @@ class Memory:
         return {
             **self._settings(),
             "seen": self.seen,
-            "random": self._random.get_state(),
+            "draws": self._draws.state_dict(),
             "kept": self._kept.state_dict(),
             "store": None if self._store is None else self._store.state_dict(),
         }
@@ -223,7 +233,7 @@ class Memory:
             self._store = Disk(self.folder, kept.capacity, store)
         self._kept = kept
         self.seen = state["seen"]
-        self._random.set_state(state["random"])
+        self._draws.load_state_dict(state["draws"])
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -269,24 +279,6 @@ class Memory:
         if self._store is None:
             raise IndexError("the memory is empty: it has no rows and no columns yet")
         return self._store
-
-    def _draw(self, count: int) -> Tensor:
-        """`count` different slots, in random order."""
-        among = self._kept.count
-        if among <= 16 * count:  # so few that most would have to be drawn twice, or to be looked through
-            return torch.randperm(among, generator=self._random)[:count]
-        if len(self._marks) < among:
-            self._marks = np.empty(self._kept.capacity, np.int32)
-        drawn = torch.randint(among, (count,), generator=self._random)
-        slots, numbers = drawn.numpy(), np.arange(count, dtype=np.int32)
-        while True:
-            # Each draw leaves its number on its slot: of two on one slot, one does not find its own again.
-            self._marks[slots] = numbers
-            found = self._marks[slots]
-            if found.tobytes() == numbers.tobytes():
-                return drawn
-            again = (found != numbers).nonzero()[0]
-            slots[again] = torch.randint(among, again.shape, generator=self._random).numpy()
 
 
 def _bytes(capacity: int | str) -> int:

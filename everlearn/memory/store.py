@@ -39,6 +39,7 @@ class Ram:
         self.template = template(columns)
         self.count = 0
         self._columns: Batch = {name: _allocate(column, capacity) for name, column in columns.items()}
+        self._plain = all(isinstance(column, Tensor) and column.device.type == "cpu" for column in columns.values())
 
     @classmethod
     def restore(cls, capacity: int, state: dict[str, Any]) -> "Ram":
@@ -72,14 +73,9 @@ class Ram:
 
     def gather(self, slots: Tensor, *names: str) -> Batch:
         """A copy of the rows in these slots, (n,) int64; of all columns, or of those named."""
-        rows: Batch = {}
-        for name in names or self._columns:
-            column = self._columns[name]
-            # What `pick` does, without asking for each column what `slots` are: old rows are drawn at every step.
-            rows[name] = (
-                pick(column, slots) if isinstance(column, list) else column.index_select(0, slots.to(column.device))
-            )
-        return rows
+        if self._plain and not names:  # old rows are drawn at every step: nothing is asked of each column then
+            return {name: column.index_select(0, slots) for name, column in self._columns.items()}  # type: ignore[union-attr]
+        return {name: pick(self._columns[name], slots) for name in names or self._columns}
 
     def shrink(self, count: int, sources: Tensor, targets: Tensor) -> None:
         """Moves rows to other slots, and erases all but the first `count`."""

@@ -269,9 +269,9 @@ def test_all_rows_can_be_forgotten():
 def test_keeping_draws_nothing_from_any_generator():
     before, state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     memory = Memory(10)
-    drawn = memory.state_dict()["random"]
+    drawn = memory.state_dict()["draws"]["random"]
     memory.add(rows(range(50)))
-    assert memory.state_dict()["random"].equal(drawn)
+    assert memory.state_dict()["draws"]["random"].equal(drawn)
     memory.sample(3)
     assert torch.get_rng_state().equal(before)
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
