@@ -35,6 +35,7 @@ from sklearn.datasets import load_digits
 from everlearn import Balanced, Chain, Experience, Learner, Memory, Method, classify, classify_by_task
 from everlearn.border import NonFiniteError
 from everlearn.data import Columns, Subset
+from everlearn.memory import Diverse, LossAware, Ring
 from everlearn.methods import (
     AGEM,
     CWR,
@@ -44,14 +45,18 @@ from everlearn.methods import (
     EWC,
     GEM,
     GPM,
+    GSS,
     HAT,
     L2,
     MAS,
     MIR,
     NCM,
     OGD,
+    PNN,
+    SCR,
     SI,
     SLDA,
+    BiC,
     DERpp,
     FeatDistill,
     FeCAM,
@@ -84,8 +89,8 @@ Runs = dict[str, dict[str, "Row"]]
 """What was measured, by setting and method."""
 
 
-def replay(seed: int) -> Replay:
-    return Replay(Memory(KEPT, seed), count=DRAWN)
+def replay(seed: int, kind: type[Memory] = Memory) -> Replay:
+    return Replay(kind(KEPT, seed), count=DRAWN)
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,17 @@ CONTENDERS = {
     "lwf": Contender(lambda by, _: LwF(by), (0.3, 1, 3, 10), "lambda_o"),
     "lwfmc": Contender(lambda _, __: LwFMC(), settings=SETTINGS[:1]),
     "featdistill": Contender(lambda by, _: FeatDistill(by), (1, 5, 25, 125), "lambda", settings=SETTINGS[:1]),
+    "bic": Contender(lambda _, seed: BiC(Balanced(KEPT, seed), DRAWN, seed=seed), settings=SETTINGS[:1]),
     "icarl": Contender(lambda _, seed: ICaRL(KEPT, seed=seed), settings=SETTINGS[:1]),
+    "scr": Contender(lambda _, seed: SCR(Memory(KEPT, seed), DRAWN, seed=seed), settings=SETTINGS[:1]),
     "gdumb": Contender(lambda _, seed: GDumb(Balanced(KEPT, seed), seed=seed)),
     "er": Contender(lambda _, seed: replay(seed)),
+    "er-balanced": Contender(lambda _, seed: replay(seed, Balanced)),
+    "er-ring": Contender(lambda _, seed: replay(seed, Ring)),
+    "er-lossaware": Contender(lambda _, seed: replay(seed, LossAware)),
     "erace": Contender(lambda _, seed: ERACE(Memory(KEPT, seed), DRAWN), settings=SETTINGS[:1]),
     "mir": Contender(lambda _, seed: MIR(Memory(KEPT, seed), DRAWN)),
+    "gss": Contender(lambda _, seed: GSS(Diverse(KEPT, seed), DRAWN)),
     "der": Contender(lambda by, seed: DER(Memory(KEPT, seed), by, DRAWN), (0.1, 0.3, 1, 3), "alpha"),
     "derpp": Contender(lambda by, seed: DERpp(Memory(KEPT, seed), by, 0.5, DRAWN), (0.1, 0.3, 1, 3), "alpha"),
     "er+ewc": Contender(lambda by, seed: Chain(replay(seed), EWC(by)), (1, 10, 100, 1000), "lambda"),
@@ -134,6 +145,7 @@ CONTENDERS = {
     "cwr": Contender(lambda _, __: CWR(), settings=SETTINGS[:1]),
     "packnet": Contender(lambda by, _: PackNet(by, after=4), (0.5, 0.65, 0.8, 0.9), "prune", settings=SETTINGS[1:]),
     "hat": Contender(lambda by, seed: HAT(c=by, seed=seed), (0.1, 0.75, 2.5), "c", settings=SETTINGS[1:]),
+    "pnn": Contender(lambda _, seed: PNN(seed=seed), settings=SETTINGS[1:]),
     "independent": Contender(lambda _, __: Independent(), settings=SETTINGS[1:]),
     "lora": Contender(lambda by, _: LoRA(int(by), 2 * by), (2, 8, 32), "r"),
     "olora": Contender(lambda by, _: OLoRA(lambda_1=by), (0.1, 0.5, 2, 10), "lambda_1"),

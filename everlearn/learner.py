@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -248,7 +249,7 @@ class Learner:
                 # The steps it is made for are part of its own state, which replaces these at once.
                 self.scheduler = self.make_scheduler(self.optimizer, state["place"]["planned"])
                 self.scheduler.load_state_dict(state["scheduler"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would go on in the tensors of the giver
         self.scaler.load_state_dict(state["scaler"])
         restore_global_state(state["random"])
 

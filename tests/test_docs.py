@@ -178,7 +178,7 @@ def test_the_numbers_on_the_page_of_a_method_are_those_of_the_one_table():
     assert len(whole) > len(METHODS)
     for name in METHODS:
         mine = lines(DOCS / "methods" / f"{name}.md")
-        assert mine or name == "grow"
+        assert mine or name == "grow" or name in zoo.TOKENS  # their table is of a transformer
         assert set(mine) <= set(whole)
 
 

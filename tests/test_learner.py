@@ -416,6 +416,16 @@ class TestSaving:
         with pytest.raises(ValueError, match=rf"other settings.*{name}: .* then, {other!r} now"):
             learner(**{name: other}).load_state_dict(state)
 
+    def test_going_on_from_a_state_leaves_it_as_it_is(self, tmp_path):
+        first, second = (learner(Replay(Memory(10), 4)) for _ in range(2))
+        first.learn(experience())
+        state = first.state_dict()
+        checkpoint.save(state, tmp_path / "before")
+        second.load_state_dict(state)
+        second.learn(experience(1))
+        checkpoint.save(state, tmp_path / "after")
+        assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
+
     def test_a_state_of_another_method_is_an_error(self):
         with pytest.raises(ValueError, match=r"not a state of LwF"):
             learner(LwF()).load_state_dict(learner(EWC()).state_dict())
@@ -430,9 +440,9 @@ class TestSaving:
         ("method", "kind"),
         [
             (method, kind)
-            for kind in ({"model": "conv", "growing": True}, {"tasks": True})
-            for method in zoo.METHODS
-            if zoo.suits(method, tasks="tasks" in kind)
+            for kind in ({"model": "conv", "growing": True}, {"model": "transformer", "growing": True}, {"tasks": True})
+            for method in (sorted(zoo.TOKENS) if kind.get("model") == "transformer" else zoo.METHODS)
+            if zoo.suits(method, tasks="tasks" in kind, model=kind.get("model", "mlp"))
         ],
     )
     def test_everything_that_changes_in_training_is_in_the_state(self, method, kind):

@@ -9,10 +9,11 @@ from torch import nn
 
 from everlearn.data import Columns, Subset
 from everlearn.learner import Learner
-from everlearn.memory import Balanced, Memory, Ring
+from everlearn.memory import Balanced, Diverse, LossAware, Memory, Ring
 from everlearn.method import Chain
 from everlearn.methods import (
     AGEM,
+    CODA,
     CWR,
     DER,
     DGR,
@@ -20,14 +21,19 @@ from everlearn.methods import (
     EWC,
     GEM,
     GPM,
+    GSS,
     HAT,
     L2,
+    L2P,
     MAS,
     MIR,
     NCM,
     OGD,
+    PNN,
+    SCR,
     SI,
     SLDA,
+    BiC,
     DERpp,
     FeatDistill,
     FeCAM,
@@ -151,9 +157,11 @@ METHODS = {
     "er": lambda: Replay(Memory(100), count=16),
     "er-balanced": lambda: Replay(Balanced(100), count=16),
     "er-ring": lambda: Replay(Ring(100), count=16),
+    "er-lossaware": lambda: Replay(LossAware(100), count=16),
     "er-sum": lambda: Replay(Memory(100), count=16, combine="sum"),
     "erace": lambda: ERACE(Memory(100), count=16),
     "mir": lambda: MIR(Memory(100), count=16, subsample=30),
+    "gss": lambda: GSS(Diverse(40), count=16, n=6),
     "der": lambda: DER(Memory(100), alpha=0.3, count=16),
     "derpp": lambda: DERpp(Memory(100), alpha=0.1, beta=0.5, count=16),
     "dgr": lambda: DGR(inputs=64, hidden=32, z=8, count=16),
@@ -168,7 +176,9 @@ METHODS = {
     "lwf": LwF,
     "lwfmc": lambda: LwFMC(T=2.0),
     "featdistill": FeatDistill,
+    "bic": lambda: BiC(Balanced(200), count=16),
     "icarl": lambda: ICaRL(K=60, T=2.0),
+    "scr": lambda: SCR(Memory(100), count=16),
     "gpm": lambda: GPM(threshold=0.9, rows=60),
     "ogd": lambda: OGD(directions=60, rows=30),
     "gem": lambda: GEM(Memory(60)),
@@ -182,28 +192,49 @@ METHODS = {
     "lora": LoRA,
     "olora": OLoRA,
     "inflora": lambda: InfLoRA(rows=60),
+    "l2p": lambda: L2P(M=6, N=2, L=3, mask=False),
+    "coda": lambda: CODA(M=3, L=2, mask=False),
     "freeze": Freeze,
     "packnet": lambda: PackNet(prune=0.6),
     "independent": Independent,
     "hat": lambda: HAT(s_max=50.0),
+    "pnn": PNN,
     "er+ewc": lambda: Chain(Replay(Memory(100), count=16), EWC(lambda_=20.0, rows=60)),
     "lwf+er": lambda: Chain(LwF(), Replay(Memory(100), count=16)),
     "er+lwf+si": lambda: Chain(Replay(Memory(100), count=16), LwF(), SI()),
 }
 
-NEEDS_TASKS: set[str] = {"packnet", "independent", "hat"}
+NEEDS_TASKS: set[str] = {"packnet", "independent", "hat", "pnn"}
 """Methods that only know what to do with task labels."""
-NO_TASKS: set[str] = {"dgr", "erace", "ncm", "slda", "ridge", "ranpac", "fecam", "icarl", "lwfmc", "cwr", "featdistill"}
+NO_TASKS: set[str] = {
+    "dgr",
+    "erace",
+    "ncm",
+    "slda",
+    "ridge",
+    "ranpac",
+    "fecam",
+    "bic",
+    "icarl",
+    "lwfmc",
+    "cwr",
+    "featdistill",
+    "scr",
+}
 """Methods that have one head, and no use for task labels."""
 
 TENSORS = {"dgr"}
 """Methods that make up rows, which therefore must be tensors."""
 RESTING = {"cwr", "freeze"}
 """Methods whose body learns in the first experience only, and is in eval mode from then on."""
+TOKENS = {"l2p", "coda"}
+"""Methods for a transformer whose body never learns, and is in eval mode."""
 
 
-def suits(method: str, *, tasks: bool) -> bool:
-    """Whether a method can learn with task labels, or without."""
+def suits(method: str, *, tasks: bool, model: str = "mlp") -> bool:
+    """Whether a method can learn with task labels, or without, with this model."""
+    if method in TOKENS:
+        return model == "transformer" and not tasks
     return method not in (NO_TASKS if tasks else NEEDS_TASKS)
 
 
@@ -212,9 +243,10 @@ def alone(method: str) -> bool:
     return METHODS[method]().card.alone
 
 
-def learner(method: str, model: str = "mlp", *, growing: bool = False, tasks: bool = False, **options) -> Learner:
+def learner(method: str, model: str | None = None, *, growing: bool = False, tasks: bool = False, **options) -> Learner:
     """A learner ready to start, the same at each call."""
     torch.manual_seed(0)
+    model = model or ("transformer" if method in TOKENS else "mlp")
     net = multihead() if tasks else MODELS[model](2 if growing else 10)
     chain = METHODS[method]()
     if growing or tasks:

@@ -6,15 +6,20 @@ import torch
 from torch import Tensor
 
 from everlearn.batch import Rows
-from everlearn.data.rows import Relabelled, Subset
+from everlearn.data.rows import Relabelled, Subset, With
 from everlearn.randomness import mix
 from everlearn.streams.arrivals import by_class, by_domain, by_task
 from everlearn.streams.experience import Experience
 from everlearn.streams.permuted import permuted
 from everlearn.streams.rotated import rotated
 
-Arrival = Literal["split", "split by class", "split by task", "split by domain", "permuted", "rotated"]
-"""Split: (0, 1), (2, 3), ... (8, 9); with "by", pairs of digits in an order that the seed decides."""
+Arrival = Literal[
+    "split", "split by class", "split by task", "split by domain", "permuted", "permuted by task", "rotated"
+]
+"""Split: (0, 1), (2, 3), ... (8, 9); with "by", pairs of digits in an order that the seed decides.
+
+Permuted by task is permuted, and each row says which permutation it has: for methods that answer task by task.
+"""
 
 
 def arrive(arrival: Arrival, train: Rows, test: Rows, seed: int, *, domains: int, rows: int = 0) -> list[Experience]:
@@ -28,8 +33,11 @@ def arrive(arrival: Arrival, train: Rows, test: Rows, seed: int, *, domains: int
 
 
 def _whole(arrival: Arrival, train: Rows, test: Rows, seed: int, domains: int) -> list[Experience]:
-    if arrival in {"permuted", "rotated"}:
-        return (permuted if arrival == "permuted" else rotated)(train, test, domains, seed=seed)
+    if arrival == "rotated":
+        return rotated(train, test, domains, seed=seed)
+    if arrival in {"permuted", "permuted by task"}:
+        stream = permuted(train, test, domains, seed=seed)
+        return stream if arrival == "permuted" else [_named(experience) for experience in stream]
     order = list(range(10)) if arrival == "split" else _shuffled(10, mix(seed, 1)).tolist()
     pairs = [(order[i], order[i + 1]) for i in range(0, 10, 2)]
     if arrival == "split by task":
@@ -38,6 +46,11 @@ def _whole(arrival: Arrival, train: Rows, test: Rows, seed: int, domains: int) -
     if arrival == "split by domain":
         return by_domain((_placed(e.train, e.classes), _placed(e.test, e.classes)) for e in stream)
     return stream
+
+
+def _named(e: Experience) -> Experience:
+    """The experience as a task, which its rows name."""
+    return Experience(e.index, With(e.train, task=e.index), With(e.test, task=e.index), e.classes, e.index)
 
 
 def _placed(rows: Rows, classes: tuple[int, ...]) -> Rows:

@@ -45,7 +45,7 @@ def everlearn(version: Annotated[bool, typer.Option("--version", help="Print the
 def learn(**given: Any) -> None:
     """Teach a trained model new data: a model that knows both, and a report that proves it."""
     from everlearn.cli.show import work
-    from everlearn.workspace.run import begin
+    from everlearn.workspace.opening import begin
 
     work(begin(_config(given)))
 
@@ -53,8 +53,8 @@ def learn(**given: Any) -> None:
 def resume(run: RunFolder) -> None:
     """Go on with a run exactly where it was interrupted."""
     from everlearn.cli.show import say, work
-    from everlearn.workspace.run import done, folder_of
-    from everlearn.workspace.run import resume as again
+    from everlearn.workspace.folder import done, folder_of
+    from everlearn.workspace.opening import resume as again
 
     if done(run):
         say(f"The run is done: {folder_of(run) / 'report.html'}")

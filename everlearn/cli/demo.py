@@ -13,7 +13,7 @@ from everlearn.learner import Learner
 from everlearn.models import MLP, save_weights
 from everlearn.streams import Experience
 from everlearn.workspace.config import make
-from everlearn.workspace.run import begin
+from everlearn.workspace.opening import begin
 
 MODEL = "everlearn.models:MLP(inputs=64, hidden=(128, 64), outputs=5)"
 FIRST = "digits-0-4.npz"

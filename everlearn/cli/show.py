@@ -33,7 +33,8 @@ from everlearn.metrics import Scores, wording
 from everlearn.spec import one_of
 from everlearn.workspace.config import Config
 from everlearn.workspace.exam import examine
-from everlearn.workspace.run import PLAIN, Moment, Run, folder_of
+from everlearn.workspace.folder import folder_of
+from everlearn.workspace.run import PLAIN, Moment, Run
 from everlearn.workspace.tune import tune
 
 console = Console(highlight=False)

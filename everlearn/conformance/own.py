@@ -16,7 +16,6 @@ from everlearn.conformance.nets import WIDTH
 from everlearn.conformance.subject import History, NotOfferedError, Setup, Subject
 from everlearn.data import Columns
 from everlearn.learner import Learner
-from everlearn.memory import Memory
 from everlearn.method import Chain, Method
 from everlearn.methods import METHODS, GrowHead
 from everlearn.metrics import Scores, evaluate, read
@@ -122,10 +121,12 @@ _TRAITS = {
     "er": {"uniform"},
     "erace": {"uniform"},
     "mir": {"uniform"},
+    "scr": {"uniform"},
     "der": {"uniform"},
     "derpp": {"uniform"},
     "agem": {"uniform", "projects"},
     "gem": {"uniform", "projects"},
+    "bic": {"teacher"},
     "icarl": {"stores", "replay", "budget", "herding", "teacher"},
     "gdumb": {"restarts"},
     "cwr": {"restarts", "rests"},
@@ -151,13 +152,15 @@ def registered() -> dict[str, Entry]:
 
 
 def _entry(name: str, cls: type[Method]) -> Entry:
-    card, taken = cls.card, {field.name for field in fields(cls) if field.init}
+    card, taken = cls.card, {field.name: field.type for field in fields(cls) if field.init}
+    kept: Any = taken.get("memory")
     traits = _TRAITS.get(name, set()) | ({"strength"} if name in _STRENGTHS else set())
     if "memory" in taken:
         traits |= {"stores"} if "restarts" in traits else {"stores", "replay", "budget"}
     if card.family == "distillation":
         traits |= {"teacher"}
-    declined = f"{name} needs task labels" if "task labels" in card.needs else ""
+    missing = [need for need in ("task labels", "a transformer") if need in card.needs]
+    declined = f"{name} needs {missing[0]}" if missing else ""
 
     def make(setup: Setup) -> Method:
         given: dict[str, Any] = {"count": setup.draw, "seed": setup.seed, "xi": setup.damping}
@@ -168,6 +171,6 @@ def _entry(name: str, cls: type[Method]) -> Entry:
         if setup.strength is not None and name in _STRENGTHS:
             given[_STRENGTHS[name]] = setup.strength
         given = {key: value for key, value in given.items() if key in taken}
-        return cls(**given | ({"memory": Memory(setup.memory, setup.seed)} if "memory" in taken else {}))
+        return cls(**given | ({"memory": kept(setup.memory, setup.seed)} if "memory" in taken else {}))
 
     return Entry(make, frozenset(traits), frozen=card.family == "frozen features", declined=declined)

@@ -64,6 +64,8 @@ class Watch:
         """Steps taken until the end of each experience."""
         self.after_step: Callable[[int], None] = lambda _taken: None
         """Called after each step, with the number of steps taken."""
+        self._features = torch.empty(0)  # that the head saw last
+        net.head.register_forward_pre_hook(self._reached)
         net.register_forward_hook(self._passed)
 
     def __deepcopy__(self, _memo: object) -> "Watch":
@@ -96,6 +98,9 @@ class Watch:
                 if not each.graded or (stepped and each.at == end):
                     yield each
 
+    def _reached(self, _head: nn.Module, given: tuple[Any, ...]) -> None:
+        self._features = given[0]
+
     def _passed(self, module: nn.Module, given: tuple[Any, ...], logits: Tensor) -> None:
         if torch._C._functorch.is_functorch_wrapped_tensor(given[0]):  # noqa: SLF001 (no public name in torch 2.6)
             return  # many rows as one, of which none can be told
@@ -110,8 +115,9 @@ class Watch:
             experience=len(self.ends),
         )
         self.passes.append(seen)
-        if logits.requires_grad:
-            logits.register_hook(lambda _gradient: self._descended(seen))  # type: ignore[no-untyped-call]
+        for out in (logits, self._features):  # a loss may be about features alone
+            if out.requires_grad:
+                out.register_hook(lambda _gradient: self._descended(seen))  # type: ignore[no-untyped-call]
 
     def _descended(self, seen: Pass) -> None:
         if not seen.descended:

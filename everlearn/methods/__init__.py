@@ -2,6 +2,8 @@
 
 from everlearn.method import Method
 from everlearn.methods.agem import AGEM
+from everlearn.methods.bic import BiC
+from everlearn.methods.coda import CODA
 from everlearn.methods.cwr import CWR
 from everlearn.methods.der import DER
 from everlearn.methods.derpp import DERpp
@@ -15,11 +17,13 @@ from everlearn.methods.gdumb import GDumb
 from everlearn.methods.gem import GEM
 from everlearn.methods.gpm import GPM
 from everlearn.methods.growth import GrowHead
+from everlearn.methods.gss import GSS
 from everlearn.methods.hat import HAT
 from everlearn.methods.icarl import ICaRL
 from everlearn.methods.independent import Independent
 from everlearn.methods.inflora import InfLoRA
 from everlearn.methods.l2 import L2
+from everlearn.methods.l2p import L2P
 from everlearn.methods.lora import LoRA
 from everlearn.methods.lwf import LwF
 from everlearn.methods.lwfmc import LwFMC
@@ -30,10 +34,12 @@ from everlearn.methods.ncm import NCM
 from everlearn.methods.ogd import OGD
 from everlearn.methods.olora import OLoRA
 from everlearn.methods.packnet import PackNet
+from everlearn.methods.pnn import PNN
 from everlearn.methods.ranpac import RanPAC
 from everlearn.methods.replay import Replay
 from everlearn.methods.ridge import Ridge
 from everlearn.methods.rwalk import RWalk
+from everlearn.methods.scr import SCR
 from everlearn.methods.si import SI
 from everlearn.methods.slda import SLDA
 
@@ -42,6 +48,7 @@ METHODS: dict[str, type[Method]] = {
     "er": Replay,
     "erace": ERACE,
     "mir": MIR,
+    "gss": GSS,
     "der": DER,
     "derpp": DERpp,
     "dgr": DGR,
@@ -54,6 +61,8 @@ METHODS: dict[str, type[Method]] = {
     "lwfmc": LwFMC,
     "featdistill": FeatDistill,
     "icarl": ICaRL,
+    "bic": BiC,
+    "scr": SCR,
     "gdumb": GDumb,
     "agem": AGEM,
     "gem": GEM,
@@ -67,10 +76,13 @@ METHODS: dict[str, type[Method]] = {
     "cwr": CWR,
     "packnet": PackNet,
     "hat": HAT,
+    "pnn": PNN,
     "independent": Independent,
     "lora": LoRA,
     "olora": OLoRA,
     "inflora": InfLoRA,
+    "l2p": L2P,
+    "coda": CODA,
     "freeze": Freeze,
     "grow": GrowHead,
 }
@@ -78,6 +90,7 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "AGEM",
+    "CODA",
     "CWR",
     "DER",
     "DGR",
@@ -85,15 +98,20 @@ __all__ = [
     "EWC",
     "GEM",
     "GPM",
+    "GSS",
     "HAT",
     "L2",
+    "L2P",
     "MAS",
     "METHODS",
     "MIR",
     "NCM",
     "OGD",
+    "PNN",
+    "SCR",
     "SI",
     "SLDA",
+    "BiC",
     "DERpp",
     "FeCAM",
     "FeatDistill",

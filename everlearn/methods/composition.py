@@ -3,13 +3,13 @@
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, get_origin
 
-from everlearn.memory import Balanced, Memory, Ring
+from everlearn.memory import Balanced, LossAware, Memory, Ring
 from everlearn.method import Chain, Method
-from everlearn.methods import METHODS, GrowHead
+from everlearn.methods import METHODS, GrowHead, Replay
 from everlearn.methods.together import together
 from everlearn.spec import Spec, call, one_of, parse_chain
 
-MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "reservoir": Memory, "ring": Ring}
+MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "lossaware": LossAware, "reservoir": Memory, "ring": Ring}
 
 
 def build(
@@ -23,9 +23,9 @@ def build(
 ) -> Method:
     """The method that `text` describes.
 
-    A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|reservoir|ring` (`memory` says which is
-    the default) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head in front, the layer
-    named `head` or the last one. Raises a ValueError for a name or a setting that there is not, or that does not fit.
+    A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|lossaware|reservoir|ring` (`memory`
+    says which is the default) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head in front,
+    the layer named `head` or the last one. Raises a ValueError for a name or setting that there is not or does not fit.
     """
     specs = parse_chain(text)
     names = [spec.name for spec in specs]
@@ -47,11 +47,14 @@ def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
     cls = METHODS[spec.name]
     known = [parameter.name for parameter in parameters(cls)]
     settings = ({"seed": seed} if "seed" in known else {}) | dict(spec.settings)
-    if "memory" in {field.name for field in fields(cls)}:
+    made: Any = {field.name: field.type for field in fields(cls)}.get("memory")
+    if made is Memory:  # else there is none, or one that goes with the method
         known += ["keep"]
-        keep = one_of("memory", str(settings.pop("keep", memory)), MEMORIES)
-        place = f"{folder}/{spec.name}" if folder is not None else None
-        settings["memory"] = MEMORIES[keep](settings.get("memory", 2000), seed, folder=place)
+        made = MEMORIES[one_of("memory", str(settings.pop("keep", memory)), MEMORIES)]
+        if made is LossAware and not issubclass(cls, Replay):
+            raise ValueError(f"lossaware goes by losses, which {spec.name} does not tell; take er, or keep=balanced")
+    if made is not None:
+        settings["memory"] = made(settings.get("memory", 2000), seed, folder=folder and f"{folder}/{spec.name}")
     method: Method = call(
         spec.name, lambda **given: cls(**{_field(cls, key): value for key, value in given.items()}), settings, known
     )

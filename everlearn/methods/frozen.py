@@ -85,8 +85,7 @@ class Frozen(Method):
             self.counts, self.sums = widened(self.counts.to(y), shape[:1]), widened(self.sums.to(h), shape)
             new = F.one_hot(y, shape[0]).to(h).T @ h
             self.absorb(h, y, new)
-            self.sums = self.sums + new
-            self.counts = self.counts + torch.bincount(y, minlength=shape[0])
+            self.sums, self.counts = self.sums + new, self.counts + torch.bincount(y, minlength=shape[0])
         self.solved.clear()
 
     def predict(self, model: nn.Module, batch: Batch, objective: Objective) -> Tensor:

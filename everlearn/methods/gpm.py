@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from everlearn.data.order import batches, epoch_order
 from everlearn.method import Card, Method
 from everlearn.models.inputs import second_moments, used_weights
+from everlearn.models.spans import missing, noticed, unnoticed
 from everlearn.models.views import Weights, trainable
 from everlearn.objective import Objective
 from everlearn.streams.experience import Experience
@@ -26,7 +27,8 @@ class GPM(Method):
     the bias is a weight of an input of 1, where the paper has none. What is no such layer, normalisation say, moves in
     the first experience that needs it only, as the paper's batch normalisation. The head is projected as any layer,
     unless each task has its own. What is projected is the step: with plain SGD that is the paper's projected gradient,
-    and with momentum or Adam old outputs are held just as well.
+    and with momentum or Adam old outputs are held just as well. A bias that the optimizer does not move stays where it
+    is, and the weights of its layer make up for it: the projection is that within what moved.
     """  # noqa: D205 (one equation, one sentence)
 
     card: ClassVar[Card] = Card(
@@ -40,6 +42,8 @@ class GPM(Method):
 
     basis: Weights = field(default_factory=dict, init=False)
     """M, (inputs + 1, directions), by the name of the weight."""
+    free: Weights = field(default_factory=dict, init=False)
+    """What `unnoticed` makes of M, (inputs + 1,): along it a bias that stood still is put back."""
     fixed: list[str] = field(default_factory=list, init=False)
     """Weights that the model uses, and that are no part of such a layer."""
     before: Weights = field(default_factory=dict, init=False)
@@ -61,13 +65,14 @@ class GPM(Method):
             if name in moved:
                 moved[name].copy_(self.before[name])
         for name, basis in self.basis.items():
-            if name in moved:
-                pair = [each for each in (name, _bias(name)) if each in moved]
-                steps = [(moved[each] - self.before[each]).reshape(len(moved[each]), -1).to(basis) for each in pair]
-                step = torch.cat([*steps, steps[0].new_zeros(len(steps[0]), 2 - len(pair))], 1)
-                away = (step @ basis @ basis.T).split_with_sizes([step.shape[1] - 1, 1], 1)
-                for each, part in zip(pair, away, strict=False):
-                    moved[each].sub_(part.reshape(moved[each].shape))
+            pair = {name: slice(-1), _bias(name): slice(-1, None)}  # the columns of each
+            if pair := {each: part for each, part in pair.items() if each in moved}:
+                step = basis.new_zeros(len(moved[next(iter(pair))]), len(basis))
+                for each, part in pair.items():
+                    step[:, part] = (moved[each] - self.before[each]).reshape(len(step), -1)
+                step -= noticed(step, basis, self.free[name])
+                for each, part in pair.items():
+                    moved[each].copy_(self.before[each] + step[:, part].reshape(moved[each].shape))
         self.before = {}
 
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
@@ -80,21 +85,10 @@ class GPM(Method):
             old = self.basis.get(name, moment.new_zeros(len(moment), 0)).to(moment)
             new = torch.cat([old, missing(old, moment, self.threshold)], 1)
             self.basis[name] = new.to(torch.promote_types(trainable(model)[name].dtype, torch.float32))
+            self.free[name] = unnoticed(self.basis[name])
         used = used_weights(model, next(batches(experience.train, order[:2], 2)), objective)
         self.fixed = sorted({*self.fixed, *used} - {*self.basis, *map(_bias, self.basis)})
 
 
 def _bias(weight: str) -> str:
     return f"{weight.removesuffix('weight')}bias"
-
-
-def missing(basis: Tensor, moment: Tensor, share: float) -> Tensor:
-    """The fewest directions, (inputs, k), that hold with `basis` a `share` of the inputs with this second moment."""
-    away = torch.eye(len(moment)).to(moment) - basis @ basis.T
-    values, vectors = torch.linalg.eigh(away @ moment @ away)
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    total = moment.trace()
-    need = values.sum() - (1 - share) * total
-    count = min(int((values.cumsum(0) < need).sum()) + int(need > 0), int((values > 1e-12 * total).sum()))
-    directions: Tensor = vectors[:, :count]  # what is below 1e-12 is the noise of float32
-    return directions

@@ -68,9 +68,14 @@ class Independent(Method):
 
 def each_task(model: nn.Module, batch: Batch, objective: Objective, lent: Callable[[int], Weights]) -> Tensor:
     """The logits of all rows, in their order, those of a task with the weights `lent(task)` in the model."""
+    return apart(batch, lambda task, rows: recall(model, lent(task), objective, rows).logits)
+
+
+def apart(batch: Batch, answer: Callable[[int, Batch], Tensor]) -> Tensor:
+    """What `answer` makes of the rows of each task, for all rows in their order."""
     told = tensor(batch, "task")
     tasks = torch.unique(told).tolist() or [-1]
     places = [(told == task).nonzero().flatten() for task in tasks]
     parts = [take(batch, mine) for mine in places] if len(tasks) > 1 else [batch]
-    answers = [recall(model, lent(task), objective, part).logits for task, part in zip(tasks, parts, strict=True)]
+    answers = [answer(task, part) for task, part in zip(tasks, parts, strict=True)]
     return torch.cat(answers)[torch.cat(places).argsort()]

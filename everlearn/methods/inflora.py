@@ -11,9 +11,9 @@ from torch import nn
 
 from everlearn.data.order import batches, epoch_order
 from everlearn.method import Card
-from everlearn.methods.gpm import missing
 from everlearn.methods.lora import LoRA
 from everlearn.models.inputs import second_moments
+from everlearn.models.spans import missing
 from everlearn.models.views import Weights, bare
 from everlearn.objective import Objective
 from everlearn.streams.experience import Experience

@@ -12,6 +12,8 @@ from torch import nn
 
 from everlearn.method import Card
 from everlearn.methods.anchored import Anchored
+from everlearn.models.quadratic import fitted
+from everlearn.models.views import bare
 from everlearn.objective import Objective
 from everlearn.streams.experience import Experience
 
@@ -35,4 +37,6 @@ class L2(Anchored):
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
         """Anchors the weights where they are."""
         self.hold(model)
-        self.importance = {name: torch.ones_like(weight) for name, weight in self.anchor.items()}
+        there = bare(model).state_dict()  # without the rows that a head has in reserve
+        ones = {name: torch.ones_like(there.get(name, weight)) for name, weight in self.anchor.items()}
+        self.importance = fitted(ones, self.anchor, fill=0)

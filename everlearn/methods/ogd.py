@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everlearn.border import one_of
 from everlearn.data.order import batches, epoch_order
 from everlearn.method import Card, Method
-from everlearn.models.gradients import flat, logit_gradients, strongest
+from everlearn.models.gradients import flat, logit_gradients, strongest, within
 from everlearn.models.quadratic import fitted
 from everlearn.models.views import Weights, average, trainable
 from everlearn.objective import Objective
@@ -21,13 +21,15 @@ from everlearn.streams.experience import Experience
 
 @dataclass
 class OGD(Method):
-    """w <- w + d - V^T V d, with d the optimizer's step, and V an orthonormal basis of the gradients of old logits.
+    """w <- w + d - m V^T (V m V^T)^-1 V d, with d the optimizer's step, m 1 for the weights that it moved, else 0, and
+    V an orthonormal basis of the gradients of old logits.
 
-    To first order no step changes those logits. Departures: V comes from a singular value decomposition in place of
-    Gram-Schmidt: it spans the same, and of more gradients than `directions` it keeps the strongest of all
-    experiences, where the paper stores ever more. What is projected is the step: with plain SGD that is the paper's
-    projected gradient, and with momentum, weight decay or Adam the logits are held just as well.
-    """
+    To first order no step changes those logits. Departures: V is made by a singular value decomposition in place of
+    Gram-Schmidt: it spans the same, and of more gradients than `directions` it keeps the strongest of all experiences,
+    where the paper stores ever more. What is projected is the step: with plain SGD that is the paper's projected
+    gradient, and with momentum, weight decay or Adam the logits are held just as well. What the optimizer does not
+    move, unused heads say, stays where it is, and the inverse makes up for it; where all moves, it is the identity.
+    """  # noqa: D205 (one equation, one sentence)
 
     card: ClassVar[Card] = Card(
         "gradient",
@@ -47,16 +49,13 @@ class OGD(Method):
     """V, (directions, *weight) for each weight."""
     strength: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
     """The singular values, (directions,), falling."""
+    grams: Weights = field(default_factory=dict, init=False)
+    """V V^T of each weight alone, (directions, directions): they add up to the identity."""
     before: Weights = field(default_factory=dict, init=False)
     """The weights, from `before_step` to `after_step`."""
 
     def __post_init__(self) -> None:
         one_of("variant", self.variant, ("gtl", "all", "ave"))
-
-    def begin(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
-        """What is frozen now takes no part: the directions are made orthonormal without it."""
-        if self.basis.keys() - trainable(model).keys():
-            self._hold(model, [])
 
     def before_step(self, model: nn.Module) -> None:
         """Notes the weights."""
@@ -65,11 +64,11 @@ class OGD(Method):
 
     def after_step(self, model: nn.Module) -> None:
         """Takes out of the step what would change old logits."""
-        moved = {name: weight for name, weight in trainable(model).items() if name in self.before}
-        rows = {name: self.basis[name].flatten(1) for name in moved}
-        along = [rows[name] @ flat([weight - self.before[name]]) for name, weight in moved.items()]
-        for name, weight in moved.items():
-            weight.sub_((torch.stack(along).sum(0) @ rows[name]).reshape(weight.shape))
+        weights = {name: weight for name, weight in trainable(model).items() if name in self.before}
+        steps = [flat([weight - self.before[name]]) for name, weight in weights.items()]
+        away = within([self.basis[name].flatten(1) for name in weights], [self.grams[name] for name in weights], steps)
+        for weight, part in zip(weights.values(), away, strict=True):
+            weight.sub_(part.reshape(weight.shape))
         self.before = {}
 
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
@@ -93,5 +92,6 @@ class OGD(Method):
         held = [self.basis.get(name, weight.new_zeros(count, *weight.shape)) for name, weight in weights.items()]
         scaled = torch.cat([v.flatten(1) for v in held], 1) * self.strength.to(held[0])[:, None]
         basis, self.strength = strongest(torch.cat([scaled, *(g[None] for g in more)]), self.directions)
-        pieces = basis.split_with_sizes([weight.numel() for weight in weights.values()], 1)
-        self.basis = {n: p.reshape(-1, *weights[n].shape) for n, p in zip(weights, pieces, strict=True)}
+        pieces = dict(zip(weights, basis.split_with_sizes([w.numel() for w in weights.values()], 1), strict=True))
+        self.basis = {name: piece.reshape(-1, *weights[name].shape) for name, piece in pieces.items()}
+        self.grams = {name: (wide := piece.double()) @ wide.T for name, piece in pieces.items()}

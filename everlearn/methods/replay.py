@@ -49,16 +49,21 @@ class Replay(Method):
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:
         """Joins old rows to the batch; then the batch may enter the memory, so that no row meets itself."""
         old = self.draw(model, batch, objective)
-        if self.combine == "concat":
-            output = rest(model, join(batch, old) if old else batch)
-        else:
-            output = self._weighed(rest(model, batch), model, old, objective)
-        self.memory.add(batch)
+        rows = join(batch, old) if old and self.combine == "concat" else batch
+        output = rest(model, rows)
+        if self.combine != "concat":
+            output = self._weighed(output, model, old, objective)
+        self.keep(model, batch, objective)
+        self.memory.note(rows, output.logits)
         return output
 
     def draw(self, model: nn.Module, batch: Batch, objective: Objective) -> Batch:
         """The old rows to learn beside `batch`; {} for none."""
         return self.memory.sample(self.count)
+
+    def keep(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
+        """Offers the rows of `batch` to the memory."""
+        self.memory.add(batch)
 
     def _weighed(self, new: Output, model: nn.Module, old: Batch, objective: Objective) -> Output:
         """The loss of the new rows and that of the old ones, each with its weight."""
@@ -69,5 +74,6 @@ class Replay(Method):
             mine, theirs = 1 / self.experiences, 1 - 1 / self.experiences
         if not old or new.loss is None or theirs == 0:  # a forward pass leaves traces: running statistics, dropout
             return new
-        past = objective(model, old).loss
+        past, logits = objective(model, old)
+        self.memory.note(old, logits)
         return new if past is None else Output(mine * new.loss + theirs * past, new.logits)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from everlearn.method import Method
-from everlearn.methods import METHODS, GrowHead, LoRA
+from everlearn.methods import AGEM, GEM, METHODS, OGD, PNN, SCR, BiC, GrowHead, LoRA, Naive, Replay
+from everlearn.methods.prompting import Prompting
 
 
 def together(names: Sequence[str]) -> None:
@@ -20,11 +21,27 @@ def together(names: Sequence[str]) -> None:
         raise ValueError(
             f"{' and '.join(answering)} each give the answers in their own way, so only one would be heard"
         )
+    comparing = [name for name in names if issubclass(METHODS[name], SCR)]
+    asking = [name for name in names if METHODS[name].card.family in ("replay", "distillation")]
+    asking += [name for name in names if issubclass(METHODS[name], AGEM | GEM | OGD)]
+    if comparing and (others := [name for name in asking if name not in comparing]):
+        raise ValueError(
+            f"{comparing[0]} leaves the head as it is, so what {' and '.join(others)} would teach it or hold on to "
+            "means nothing; use one of them, or a penalty on weights (si, l2)"
+        )
+    _held_back(names)
     bending = [name for name in names if METHODS[name].card.family == "gradient"]
     if len(bending) > 1:
         raise ValueError(
             f"{' and '.join(bending)} each project the gradient, and what the last one does breaks what the others "
             "guarantee; choose one"
+        )
+    _prompted(names)
+    fresh = [name for name in names if METHODS[name] is PNN]
+    if fresh and (others := [name for name in names if METHODS[name] not in (PNN, GrowHead, Naive)]):
+        raise ValueError(
+            f"{fresh[0]} gives each task a net of its own, none of which ever changes again, so there is nothing for "
+            f"{', '.join(others)} to hold or repeat; use {fresh[0]} alone"
         )
     adapting = [name for name in names if issubclass(METHODS[name], LoRA)]
     stepping = [name for name in names if METHODS[name].before_step is not Method.before_step]
@@ -38,4 +55,31 @@ def together(names: Sequence[str]) -> None:
         raise ValueError(
             f"{late[0]} behind {bending[0]} would measure gradients that are projected already; put it first: "
             f"{late[0]}+{bending[0]}"
+        )
+
+
+def _held_back(names: Sequence[str]) -> None:
+    """Raises a ValueError if one method would learn what another has to hold back."""
+    holding = [name for name in names if issubclass(METHODS[name], BiC)]
+    if holding and (others := [n for n in names if METHODS[n].card.family == "replay" and n not in holding]):
+        raise ValueError(
+            f"{holding[0]} holds rows back that nobody may learn, but {' and '.join(others)} would learn them, too; it "
+            f"replays by itself: use {holding[0]} without {' and '.join(others)}"
+        )
+
+
+def _prompted(names: Sequence[str]) -> None:
+    """Refuses what does not go with prompts."""
+    prompting = [name for name in names if issubclass(METHODS[name], Prompting)]
+    if prompting and (
+        others := [name for name in names if METHODS[name] not in (METHODS[prompting[0]], GrowHead, Replay)]
+    ):
+        raise ValueError(
+            f"{prompting[0]} leaves the body as it is, and asks it with prompts, of which {', '.join(others)} would "
+            f"know nothing; use er in front of it: er+{prompting[0]}"
+        )
+    if prompting and Replay in [METHODS[name] for name in names[names.index(prompting[0]) :]]:
+        raise ValueError(
+            f"{prompting[0]} would see the batch before er has joined old rows to it, and not know of which classes "
+            f"they are; put er first: er+{prompting[0]}"
         )

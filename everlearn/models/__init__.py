@@ -4,8 +4,12 @@ from everlearn.models.body import features_of, frozen
 from everlearn.models.classes import Classes
 from everlearn.models.features import tap_input, with_features
 from everlearn.models.heads import follow, grow, head_of, resize_like
-from everlearn.models.loading import LoadError, Report, load_weights, read_classes, read_weights, save_weights
+from everlearn.models.loading import load_weights
 from everlearn.models.nets import MLP, MultiHead, Net, ResNet18
+from everlearn.models.padded import PaddedLinear, pad
+from everlearn.models.reading import read_classes, read_weights
+from everlearn.models.report import LoadError, Report
+from everlearn.models.saving import save_weights
 from everlearn.models.views import (
     Weights,
     average,
@@ -23,6 +27,7 @@ __all__ = [
     "LoadError",
     "MultiHead",
     "Net",
+    "PaddedLinear",
     "Report",
     "ResNet18",
     "Weights",
@@ -35,6 +40,7 @@ __all__ = [
     "grow",
     "head_of",
     "load_weights",
+    "pad",
     "read_classes",
     "read_weights",
     "recall",

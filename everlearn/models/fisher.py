@@ -219,10 +219,11 @@ def _closed(model: nn.Module, batch: Batch, asked: Asked, total: Weights) -> Non
                 _add_sizes(call, delta.float(), weight, asked.size, total)
     for number, sized in linear.items():
         for name, full, _ in calls[number].parameters():
+            answering = total[full][: sized.shape[1]]  # a head may have rows in reserve
             if name == "bias":
-                total[full] += sized.sum(0)
+                answering += sized.sum(0)
             else:
-                total[full].addmm_(sized.T, asked.size(calls[number].input.float()))
+                answering.addmm_(sized.T, asked.size(calls[number].input.float()))
 
 
 @contextmanager
@@ -270,7 +271,8 @@ def _add_sizes(call: _Call, d: Tensor, weight: Tensor | None, size: Size, total:
     for name, full, parameter in call.parameters():
         for piece in _pieces(len(d), _numbers(call.layer, parameter, d)):
             rows = size(_gradient(call.layer, name, a[piece], d[piece]).flatten(1))
-            total[full] += (rows.sum(0) if weight is None else weight[piece] @ rows).view(parameter.shape)
+            sizes = (rows.sum(0) if weight is None else weight[piece] @ rows).view(-1, *parameter.shape[1:])
+            total[full][: len(sizes)] += sizes
 
 
 def _pieces(rows: int, numbers: int) -> Iterator[slice]:

@@ -155,3 +155,21 @@ def strongest(vectors: Tensor, most: int) -> tuple[Tensor, Tensor]:
     u, strengths, _ = torch.linalg.svd(r, full_matrices=False)
     rank = int((strengths > 1e-5 * strengths.max()).sum())  # below that, float32 has noise
     return (q @ u[:, : min(rank, most)]).T, strengths[: min(rank, most)]
+
+
+def within(basis: list[Tensor], grams: list[Tensor], steps: list[Tensor]) -> list[Tensor]:
+    """What has to be taken from `steps`, one of each weight, for none to be left along a direction: the least.
+
+    `basis` are the parts of orthonormal directions in each weight, (directions, size), and `grams` their products with
+    themselves, in float64. A weight that stood still does so afterwards, too, and the others make up for it: with m
+    for those that moved, it is m V^T (V m V^T)^-1 V step, where the inverse is of the identity if all have.
+    """
+    if not steps:
+        return []
+    moved = torch.stack([step.any() for step in steps])  # not looked at here: to look is to wait for the device
+    along = torch.stack([rows @ step for rows, step in zip(basis, steps, strict=True)]).sum(0)
+    gram = torch.tensordot(moved.to(grams[0]), torch.stack(grams), 1)
+    gram.diagonal().add_(1e-9)  # directions that hardly reach what moved; they change it by 2e-5 of the step at most
+    factor = torch.linalg.cholesky_ex(gram).L
+    along = torch.cholesky_solve(along.to(gram)[:, None], factor)[:, 0].to(along)
+    return [torch.where(moves, along @ rows, 0) for moves, rows in zip(moved, basis, strict=True)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from math import sqrt
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,15 @@ from torch.nn import functional as F
 from torch.optim import LBFGS, Optimizer
 
 from everlearn.randomness import mix
+
+
+@runtime_checkable
+class Roomy(Protocol):
+    """A layer that has rows in reserve, and can make some of them outputs in place."""
+
+    def refit(self, keep: int, weight: Tensor, bias: Tensor) -> None:
+        """Makes the outputs its first `keep`, then those of `weight` and `bias`."""
+        ...
 
 
 def head_of(model: nn.Module, head: str | None = None) -> tuple[str, nn.Linear]:
@@ -55,8 +64,9 @@ def grow(model: nn.Module, outputs: int, head: str | None = None, *, seed: int =
     The rows that are there stay bit-identical, and dtype, device, `requires_grad` and the presence of a bias
     what they are. New rows are uniform in ±1/sqrt(in_features), as those of `nn.Linear`, but from a generator
     of their own: they depend on `seed` and on the number of rows before, and on nothing that ran earlier. The
-    layer is the same object with new Parameters: tell the optimizer with `follow`. A head that shares its
-    weights with another layer, or computes them (weight_norm), is a ValueError; a lazy one is a TypeError.
+    layer is the same object with new Parameters: tell the optimizer with `follow`. (A head that was given room
+    with `pad` keeps its Parameters, and what does not fit is a ValueError.) A head that shares its weights with
+    another layer, or computes them (weight_norm), is a ValueError; a lazy one is a TypeError.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> grow(model, 5)
@@ -152,7 +162,24 @@ def _fitted(value: Tensor, old: Tensor, new: Tensor, name: str, group: Mapping[s
 
 
 def _refit(model: nn.Module, name: str, keep: int, weight: Tensor, bias: Tensor) -> None:
-    """Makes the rows of the layer `name` its first `keep`, then `weight` and `bias`, as new Parameters."""
+    """Makes the rows of the layer `name` its first `keep`, then `weight` and `bias`, as new Parameters.
+
+    A layer that has rows in reserve keeps its Parameters.
+    """
+    layer, own = head_of(model, name)[1], own_parameters(model, name)
+    if isinstance(layer, Roomy):
+        layer.refit(keep, weight, bias)
+        return
+    for part, rows in (("weight", weight), ("bias", bias)):
+        if part in own:
+            old = own[part]
+            longer = torch.cat([old.detach()[:keep], rows.to(old)])
+            setattr(layer, part, nn.Parameter(longer, requires_grad=old.requires_grad))
+    layer.out_features = keep + len(weight)
+
+
+def own_parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The parameters of the layer `name`, whose rows can be changed: ValueErrors where they are not its alone."""
     layer = head_of(model, name)[1]
     own = dict(layer.named_parameters(recurse=False))
     if "weight" not in own:
@@ -166,9 +193,4 @@ def _refit(model: nn.Module, name: str, keep: int, weight: Tensor, bias: Tensor)
             raise ValueError(
                 f"the head {name!r} shares its weights with {owner!r}, which would not grow with it; untie them first"
             )
-    for part, rows in (("weight", weight), ("bias", bias)):
-        if part in own:
-            old = own[part]
-            longer = torch.cat([old.detach()[:keep], rows.to(old)])
-            setattr(layer, part, nn.Parameter(longer, requires_grad=old.requires_grad))
-    layer.out_features = keep + len(weight)
+    return own

@@ -4,18 +4,12 @@ from dataclasses import dataclass
 
 from everlearn.learner import Learner
 from everlearn.metrics.evaluate import Result
-from everlearn.models.loading import Report
+from everlearn.models.report import Report
 from everlearn.objective import classify, regress
+from everlearn.workspace.arrivals import load_questions
 from everlearn.workspace.config import Config
-from everlearn.workspace.parts import (
-    check_answers,
-    load_model,
-    load_questions,
-    make_optimizer,
-    make_view,
-    outputs_of,
-    use_machine,
-)
+from everlearn.workspace.model import check_answers, load_model, outputs_of
+from everlearn.workspace.training import make_optimizer, make_view, use_machine
 
 
 @dataclass(frozen=True)

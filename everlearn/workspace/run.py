@@ -5,16 +5,11 @@ RUN/checkpoints/NAME/  the last checkpoints of each contender
 RUN/model.pth, model.safetensors, memory.checkpoint, report.html, report.json    when it is done
 """
 
-import fcntl
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -30,28 +25,15 @@ from everlearn.methods import METHODS, GrowHead
 from everlearn.methods.composition import build
 from everlearn.metrics import Report, Scores
 from everlearn.models import save_weights
-from everlearn.models.loading import Report as LoadReport
+from everlearn.models.report import Report as LoadReport
 from everlearn.objective import classify, regress
 from everlearn.randomness import mix, seed_globals
 from everlearn.spec import parse_chain
-from everlearn.workspace.config import Config, make, settled
-from everlearn.workspace.parts import (
-    Data,
-    arrange,
-    check_answers,
-    few,
-    load_model,
-    load_sources,
-    make_optimizer,
-    make_scheduler,
-    make_view,
-    model_file,
-    outputs_of,
-    use_machine,
-)
-
-WEIGHTS = (".pth", ".pt", ".safetensors")
-"""The suffixes of files of weights."""
+from everlearn.workspace.arrivals import Data
+from everlearn.workspace.config import Config
+from everlearn.workspace.folder import done, file_name, folder_of, locked, weights_of
+from everlearn.workspace.model import check_answers, few, load_model
+from everlearn.workspace.training import make_optimizer, make_scheduler, make_view
 
 PLAIN = "fine-tuning"
 """What plain fine-tuning is called in tables."""
@@ -71,7 +53,7 @@ class Moment:
 
 
 class Run:
-    """A run in its folder. Made by `begin` or `resume`; `steps` does the work, `report` tells what came out."""
+    """A run in its folder. Made by `opening`; `steps` does the work, `report` tells what came out."""
 
     def __init__(self, config: Config, data: Data, loaded: LoadReport, kept: dict[str, Any] | None = None) -> None:
         self.config, self.data, self.loaded, self.kept = config, data, loaded, kept
@@ -102,7 +84,7 @@ class Run:
 
         `say` is told of checkpoints that are damaged.
         """
-        with _locked(self.folder):
+        with locked(self.folder):
             for name, method in self.contenders.items():
                 yield from self._contend(name, method, say)
             self._finish()
@@ -123,7 +105,7 @@ class Run:
         learner, scores = self._new(method), Scores(kind=self._kind, names=self.data.names)
         self._learner, self.scores[name] = learner, scores
         keeper = checkpoint.Checkpoints(
-            self.folder / "checkpoints" / _file_name(name),
+            self.folder / "checkpoints" / file_name(name),
             every_steps=config.checkpoint_steps or None,
             every_seconds=config.checkpoint_seconds or None,
         )
@@ -174,7 +156,7 @@ class Run:
         config = self.config
         model, _ = load_model(config)
         grow = config.task == "classification" and len(self.data.classes) > self.data.known
-        place = str((folder or self.folder) / "memory" / _file_name(method)) if config.memory_on_disk else None
+        place = str((folder or self.folder) / "memory" / file_name(method)) if config.memory_on_disk else None
         return Learner(
             model,
             self._method(method, grow=grow, folder=place),
@@ -286,7 +268,7 @@ class Run:
         classes = self.data.classes if self._kind == "accuracy" else None
         for path in self.weights:
             save_weights(learner.model, path, classes=classes if path.suffix == ".safetensors" else None)
-        folder = self.folder / "memory" / _file_name(self.config.method) if self.config.memory_on_disk else ""
+        folder = self.folder / "memory" / file_name(self.config.method) if self.config.memory_on_disk else ""
         checkpoint.save(
             {
                 "method": self.config.method,
@@ -311,113 +293,6 @@ class Run:
         }
 
 
-# -- beginning and resuming -----------------------------------------------------------------------------------
-
-
-def begin(config: Config) -> Run:
-    """A new run, once everything it needs is known to fit. Nothing is written before that."""
-    config = settled(config)
-    folder = folder_of(config.out)
-    if (folder / "config.json").exists():
-        raise ValueError(
-            f"there is a run in {folder} already; go on with it (everlearn resume {folder}), or choose another --out"
-        )
-    names = ("memory.checkpoint", "report.html", "report.json", "checkpoints", "memory")
-    for path in (*weights_of(config.out), *(folder / name for name in names)):
-        if path.exists():
-            raise ValueError(f"{path} is there already, and nothing is overwritten; choose another --out, or remove it")
-    inputs = {"the settings": _settings(config.to_json())}
-    run = _prepare(config, inputs)
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"config": config.to_json(), "inputs": inputs, "environment": environment()}
-    checkpoint.write(folder / "config.json", json.dumps(record, indent=2).encode())
-    return run
-
-
-def resume(out: str | Path, say: Callable[[str], None]) -> Run:
-    """The run in a folder, if it is asked of the same model, settings and data as before."""
-    folder = folder_of(out)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"there is no run in {folder}; expected the folder that everlearn learn --out made")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        settings, inputs, then = (dict(record[name]) for name in ("config", "inputs", "environment"))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged, or not what everlearn learn wrote ({error}); begin a new run") from error
-    config = make(settings, str(path))
-    _unchanged(inputs, {"the settings": _settings(settings)})
-    if folder_of(config.out).resolve() != folder.resolve():
-        raise ValueError(f"the run in {folder} was made in {folder_of(config.out)}; move it back, or begin a new one")
-    run = _prepare(config, inputs)
-    for name, value in environment().items():
-        if then.get(name) != value:
-            say(f"{name} was {then.get(name)} and is {value}: the result may differ in its last bits")
-    return run
-
-
-def done(out: str | Path) -> bool:
-    """Whether the run in a folder is done: the page of its report is what it writes last."""
-    return (folder_of(out) / "report.html").is_file()
-
-
-def _prepare(config: Config, inputs: dict[str, str]) -> Run:
-    """Loads model and data and tries everything that can be tried without learning.
-
-    `inputs` are the hashes of what the result depends on; those that it lacks are added, and others that differ are a
-    ValueError.
-    """
-    use_machine(config)
-    files = {"model": model_file(config.model), "weights": Path(config.weights), "memory": Path(config.memory)}
-    there = {f"{name} {path}": path for name, path in files.items() if path is not None and path.is_file()}
-    _unchanged(inputs, {name: _hash(path.read_bytes()) for name, path in there.items()})
-    model, loaded = load_model(config)
-    sources = load_sources(config)
-    _unchanged(inputs, {f"data {path}": source.fingerprint for path, source in sources.items()})
-    data = arrange(config, sources, outputs_of(model, config))
-    _unchanged(inputs, {"the classes": _hash(json.dumps(data.classes).encode())})
-    run = Run(config, data, loaded, _memory(config, data) if config.memory else None)
-    with TemporaryDirectory() as folder:
-        for method in run.contenders.values():
-            run.rehearse(method, Path(folder))
-    return run
-
-
-def _unchanged(inputs: dict[str, str], now: dict[str, str]) -> None:
-    if changed := [name for name, value in now.items() if inputs.setdefault(name, value) != value]:
-        raise ValueError(
-            f"these are not what they were when the run began: {', '.join(changed)}. Going on would mix two runs; "
-            "bring them back, or begin a new run"
-        )
-
-
-def _memory(config: Config, data: Data) -> dict[str, Any]:
-    """What an earlier run remembered, if this one can go on with it."""
-    path = Path(config.memory)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; --memory takes the memory.checkpoint of an earlier run")
-    kept = checkpoint.load(path)
-    if not {"method", "seed", "task", "state", "classes", "folder"} <= kept.keys():
-        raise ValueError(f"{path} is a checkpoint of something else; --memory takes the memory.checkpoint of a run")
-    if kept["task"] != config.task:
-        raise ValueError(f"the memory {path} is of {kept['task']}, but this is {config.task}")
-    known = data.classes[: data.known]
-    if tuple(kept["classes"]) != known:
-        raise ValueError(
-            f"the memory {path} is of a model for {', '.join(kept['classes'])}, but this one answers for "
-            f"{', '.join(known)}; give the weights that the same run made"
-        )
-    return kept
-
-
-def _settings(settings: dict[str, Any]) -> str:
-    return _hash(json.dumps(settings, sort_keys=True).encode())
-
-
-def _hash(content: bytes) -> str:
-    return sha256(content).hexdigest()[:16]
-
-
 def environment() -> dict[str, str]:
     """What the last bits of a result depend on, besides its settings."""
     return {
@@ -427,25 +302,6 @@ def environment() -> dict[str, str]:
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": str(torch.get_num_threads()),
     }
-
-
-def folder_of(out: str | Path) -> Path:
-    """The folder of a run: `--out` itself, or without its suffix if it names a file of weights."""
-    path = Path(out)
-    return path.with_suffix("") if path.suffix in WEIGHTS else path
-
-
-def weights_of(out: str | Path) -> tuple[Path, ...]:
-    """The files of weights that a run makes: `--out` if it names one, and in the folder one of either format."""
-    path = Path(out)
-    if path.suffix not in WEIGHTS:
-        return path / "model.pth", path / "model.safetensors"
-    inside = folder_of(path) / path.stem
-    return path, inside.with_name(f"{path.stem}.pth"), inside.with_name(f"{path.stem}.safetensors")
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "+-=." else "_" for c in name)
 
 
 def memories(method: Method) -> list[Memory]:
@@ -474,14 +330,3 @@ def _size(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_size, value.values()))
     return 0
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time works in a run."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another process works on the run in {folder}; wait for it, or stop it") from error
-        yield

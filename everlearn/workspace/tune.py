@@ -19,7 +19,9 @@ from everlearn.border import NonFiniteError
 from everlearn.metrics import average_accuracy
 from everlearn.spec import literal
 from everlearn.workspace.config import Config, settled
-from everlearn.workspace.run import Run, begin, folder_of
+from everlearn.workspace.folder import folder_of
+from everlearn.workspace.opening import begin
+from everlearn.workspace.run import Run
 
 _RANGE = re.compile(r"(?P<key>\w+)=(?P<low>[^,+:|]+?)\.\.(?P<high>[^,+:|]+)")
 _CHOICE = re.compile(r"(?P<key>\w+)=(?P<words>[^,+:|]+(?:\|[^,+:|]+)+)")

@@ -46,6 +46,19 @@ def test_a_run_is_a_function_of_its_seed_and_leaves_the_global_generator_alone(p
     assert set(first) == set(protocol.scores)
 
 
+def test_permuted_by_task_is_permuted_and_says_which_permutation_a_row_has():
+    plain, named = (arrive(each, *digits(), 0, domains=3, rows=50) for each in ("permuted", "permuted by task"))
+    for one, other in zip(plain, named, strict=True):
+        for part in ("train", "test"):
+            rows, told = (vars(each)[part].take(torch.arange(20)) for each in (one, other))
+            assert told.pop("task").eq(one.index).all()
+            assert all(rows[name].equal(told[name]) for name in ("x", "y"))
+        assert other.task == one.index
+    values = scored(replace(PERMUTED, arrival="permuted by task"), "pnn")
+    assert values["forgetting"] == 0
+    assert values["domain-IL"] > scored(PERMUTED)["domain-IL"]
+
+
 def test_two_methods_with_one_seed_begin_with_one_net_and_one_order(monkeypatch):
     seen = {}
 

@@ -19,7 +19,7 @@ from workspace.inputs import contents, words
 import everlearn as package
 from everlearn import checkpoint
 from everlearn.workspace.config import make
-from everlearn.workspace.run import begin
+from everlearn.workspace.opening import begin
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(Path(package.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),

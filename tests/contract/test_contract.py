@@ -55,7 +55,7 @@ every_case = pytest.mark.parametrize(
         pytest.param(method, *kind.values, id=f"{method}-{kind.id}")
         for method in zoo.METHODS
         for kind in KINDS
-        if method not in (zoo.NO_TASKS if kind.values[0].get("tasks") else zoo.NEEDS_TASKS)
+        if zoo.suits(method, tasks=kind.values[0].get("tasks", False), model=kind.values[0].get("model", "mlp"))
     ],
 )
 
@@ -121,7 +121,7 @@ def test_the_model_trains_in_train_mode_estimates_in_eval_mode_with_clean_gradie
         """Innermost in the chain: sees what each training step sees."""
 
         def loss(self, model, batch, objective, rest):
-            resting = method in zoo.RESTING and subject.experience > 0
+            resting = method in zoo.TOKENS or (method in zoo.RESTING and subject.experience > 0)
             assert all(module.training != resting for module in model.modules())
             assert all(weight.grad is None for weight in model.parameters())
             seen.append(True)
@@ -221,7 +221,8 @@ def test_each_method_has_a_card(name):
 
 @pytest.mark.parametrize("method", zoo.METHODS)
 def test_in_bf16_weights_and_what_is_kept_stay_finite_and_as_wide_as_they_were(method):
-    kind = {"tasks": True} if method in zoo.NEEDS_TASKS else {"model": "conv"}
+    kind = {"model": "transformer" if method in zoo.TOKENS else "conv"}
+    kind = {"tasks": True} if method in zoo.NEEDS_TASKS else kind
     subject = zoo.learner(method, precision="bf16", epochs=1, **kind)
     before = {name: value.dtype for name, value in snapshot(subject.model).items()}
     for experience in stream(kind)[:2]:
@@ -248,7 +249,7 @@ def reads(model, batch):
     return Output(F.cross_entropy(logits, batch["y"]) if "y" in batch else None, logits)
 
 
-@pytest.mark.parametrize("method", sorted(zoo.METHODS.keys() - zoo.NEEDS_TASKS - zoo.TENSORS))
+@pytest.mark.parametrize("method", sorted(zoo.METHODS.keys() - zoo.NEEDS_TASKS - zoo.TENSORS - zoo.TOKENS))
 def test_rows_may_be_lists_of_things_that_differ_in_size(method):
     torch.manual_seed(0)
     subject = Learner(Letters(), zoo.METHODS[method](), reads, optimizer=zoo.SGD, batch_size=8)
@@ -280,7 +281,7 @@ def test_learns(method):
     for experience in zoo.stream()[:2]:
         subject.learn(experience)
         assert subject.evaluate(experience.test).value > least
-        least = 0.6 if method in zoo.RESTING else least  # on features that know two other classes
+        least = 0.6 if method in zoo.RESTING | zoo.TOKENS else least  # on features that know two other classes
 
 
 @pytest.mark.parametrize(("method", "least"), [("er", 0.6), ("er-balanced", 0.6), ("derpp", 0.6), ("er+ewc", 0.6)])

@@ -18,7 +18,7 @@ import torch
 
 from everlearn.models import MLP, save_weights
 from everlearn.workspace.config import make
-from everlearn.workspace.run import begin, resume
+from everlearn.workspace.opening import begin, resume
 
 
 def prepare(folder: Path) -> None:

@@ -19,6 +19,7 @@ KINDS = {
     "mlp": {"model": "mlp", "growing": True},
     "conv": {"model": "conv", "drop_last": True},
     "tasks": {"tasks": True},
+    "transformer": {"model": "transformer", "growing": True},
 }
 RESUMED = [("er+lwf+si", "mlp"), ("derpp", "conv"), ("ewc", "tasks"), ("lwf+er", "tasks")]
 SPLITS = [(16, 1), (16, 3), (7, 1), (11, 4), (40, 1)]
@@ -27,7 +28,8 @@ SPLITS = [(16, 1), (16, 3), (7, 1), (11, 4), (40, 1)]
 
 def cases():
     """Each method on each kind of model that suits it."""
-    return [(m, kind) for kind in KINDS for m in zoo.METHODS if zoo.suits(m, tasks=kind == "tasks")]
+    made = {kind: sorted(zoo.TOKENS) if kind == "transformer" else zoo.METHODS for kind in KINDS}
+    return [(m, k) for k, all_ in made.items() for m in all_ if zoo.suits(m, tasks=k == "tasks", model=k)]
 
 
 def stream(kind):

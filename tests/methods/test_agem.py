@@ -4,26 +4,39 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, net, norm_net, rows, weights
-from torch import nn
+from methods import small
+from methods.small import (
+    SGD,
+    drawn,
+    everything,
+    experience,
+    heads,
+    net,
+    norm_net,
+    of_task,
+    opposed,
+    own_loop,
+    rows,
+    running_statistics,
+    trains_plainly,
+    weights,
+)
 
 from everlearn import checkpoint
 from everlearn.batch import UNLABELED
 from everlearn.border import NonFiniteError
-from everlearn.data import Columns
-from everlearn.data.order import batches, epoch_order
+from everlearn.data.order import epoch_order
 from everlearn.learner import Learner
 from everlearn.memory import Balanced, Memory
-from everlearn.method import Chain, Method, attached
+from everlearn.method import Chain, Method
 from everlearn.methods import GrowHead, Naive
 from everlearn.methods.agem import AGEM
-from everlearn.models import MultiHead
 from everlearn.models.gradients import flat, get_gradient, gradient_at
 from everlearn.models.views import snapshot
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience
 
-SGD = partial(torch.optim.SGD, lr=0.1)
+learner = partial(small.learner, epochs=3)
 
 
 class Watch(AGEM):
@@ -37,17 +50,6 @@ class Watch(AGEM):
         self.seen = (*self.seen, (before, get_gradient(model), reference))
 
 
-def learner(method, model=None, **options):
-    return Learner(model or net(), method, **{"optimizer": SGD, "batch_size": 8, "epochs": 3} | options)
-
-
-def opposed(index):
-    """Rows whose labels each experience contradicts, so that gradients often do, too."""
-    x = everything(rows(20, seed=0))["x"] + 0.1 * torch.randn(20, 5, generator=torch.Generator().manual_seed(index))
-    data = Columns(x=x, y=(torch.arange(20) + index) % 4)
-    return Experience(index, data, data, (0, 1, 2, 3))
-
-
 def test_it_is_the_projection_written_down():
     """A plain loop, with a memory of its own that is filled alike."""
     subject = learner(AGEM(Memory(12), count=5))
@@ -55,18 +57,17 @@ def test_it_is_the_projection_written_down():
     projected = 0
     for index in range(3):
         subject.learn(opposed(index))
-        for epoch in range(3):
-            for batch in batches(opposed(index).train, epoch_order(20, 0, index, epoch), 8):
-                parameters = list(model.parameters())
-                g = torch.autograd.grad(classify(model, batch).loss, parameters)
-                if old := memory.sample(5):
-                    r = torch.autograd.grad(classify(model, old).loss, parameters)
-                    dot = sum((a * b).sum() for a, b in zip(g, r, strict=True))
-                    if dot < 0:
-                        projected += 1
-                        g = [a - dot / sum((c * c).sum() for c in r) * b for a, b in zip(g, r, strict=True)]
-                with torch.no_grad():
-                    torch._foreach_add_(parameters, g, alpha=-0.1)
+        for batch in drawn(opposed(index), epochs=3):
+            parameters = list(model.parameters())
+            g = torch.autograd.grad(classify(model, batch).loss, parameters)
+            if old := memory.sample(5):
+                r = torch.autograd.grad(classify(model, old).loss, parameters)
+                dot = sum((a * b).sum() for a, b in zip(g, r, strict=True))
+                if dot < 0:
+                    projected += 1
+                    g = [a - dot / sum((c * c).sum() for c in r) * b for a, b in zip(g, r, strict=True)]
+            with torch.no_grad():
+                torch._foreach_add_(parameters, g, alpha=-0.1)
         order = epoch_order(20, 0, index, 0)
         memory.add({**opposed(index).train.take(order), "id": order + (index << 40)})
     assert projected > 3
@@ -96,23 +97,13 @@ def test_the_first_experience_is_plain_training_bit_for_bit():
 
 @pytest.mark.parametrize("model", [net, norm_net])
 def test_without_old_rows_to_draw_it_is_plain_training_bit_for_bit(model):
-    subject, plain = learner(AGEM(Memory(30), count=0), model()), learner(Naive(), model())
-    for each in (subject, plain):
-        torch.manual_seed(5)
-        for index in range(3):
-            each.learn(opposed(index))
-    assert checkpoint.same(snapshot(subject.model), snapshot(plain.model))
+    assert trains_plainly(AGEM(Memory(30), count=0), model, opposed)
 
 
 def test_old_rows_enter_no_running_statistics_and_draw_no_dropout():
-    plain, subject = learner(Naive(), norm_net(), epochs=1), learner(AGEM(Memory(30)), norm_net(), epochs=1)
-    for each in (plain, subject):
-        torch.manual_seed(3)
-        each.learn(opposed(0))
-        next(iter(each.steps(opposed(1))))
-    assert len(subject.method.memory) == 20
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        assert torch.equal(plain.model.get_buffer(f"2.{name}"), subject.model.get_buffer(f"2.{name}"))
+    method = AGEM(Memory(30))
+    assert checkpoint.same(running_statistics(method), running_statistics(Naive()))
+    assert len(method.memory) == 20
 
 
 def test_the_gradient_on_old_rows_is_that_at_the_weights_of_this_step():
@@ -182,12 +173,10 @@ def test_the_memory_is_full_whatever_the_number_of_experiences_and_of_rows_drawn
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_head_that_is_not_in_use_moves_only_where_the_projection_moves_it(momentum):
     def tasks(index):
-        data = opposed(index).train
-        data = Columns(**{**everything(data), "y": (torch.arange(20) + index) % 2, "task": torch.full((20,), index)})
-        return Experience(index, data, data, (0, 1), index)
+        return of_task(index, opposed(index, classes=2).train)
 
-    model = MultiHead(nn.Sequential(nn.Linear(5, 6), nn.Tanh()), 6, 2, tasks=3)
-    optimizer = partial(torch.optim.SGD, lr=0.1, momentum=momentum, weight_decay=0.1)
+    model = heads()
+    optimizer = partial(SGD, momentum=momentum, weight_decay=0.1)
     subject = Learner(model, Watch(Memory(40), count=10), classify_by_task, optimizer=optimizer, batch_size=8)
     subject.learn(tasks(0))
     never, moves = snapshot(model.heads[2]), 0
@@ -249,18 +238,9 @@ def test_it_learns_in_half_precision(precision):
 
 def test_in_a_loop_of_ones_own_it_is_the_same():
     subject = learner(AGEM(Memory(30), count=10))
-    model, method = net(), AGEM(Memory(30), count=10)
-    optimizer = SGD(model.parameters())
-    with attached(method, model, optimizer):
-        for index in range(2):
-            subject.learn(opposed(index))
-            method.begin(model, opposed(index), classify)
-            for epoch in range(3):
-                for batch in batches(opposed(index).train, epoch_order(20, 0, index, epoch), 8):
-                    optimizer.zero_grad()
-                    method(model, batch, classify).loss.backward()
-                    optimizer.step()
-            method.end(model, opposed(index), classify)
+    for index in range(2):
+        subject.learn(opposed(index))
+    model = own_loop(AGEM(Memory(30), count=10), SGD, map(opposed, range(2)), epochs=3)
     assert checkpoint.same(snapshot(model), snapshot(subject.model))
 
 

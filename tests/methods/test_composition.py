@@ -98,7 +98,7 @@ def test_a_growing_head_stands_in_front_unless_the_user_placed_it():
         ("er:count=2.5", r"er:count must be a whole number, but is 2.5"),
         ("ewc:mode=seperate", r"mode must be one of separate, online, but is 'seperate'"),
         ("ewc:fisher=sampled", r"fisher must be one of exact, empirical, weighted, but is 'sampled'"),
-        ("er:keep=all", r"there is no memory 'all'.*balanced, reservoir, ring"),
+        ("er:keep=all", r"there is no memory 'all'.*balanced, lossaware, reservoir, ring"),
         ("er:memory=0", r"a capacity is a whole number of rows"),
         ("er:memory=many", r"a capacity in bytes reads like"),
         ("er+ewc+er", r"names er twice"),

@@ -5,14 +5,24 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, net, norm_net, shake, weights
+from methods.small import (
+    assert_end_leaves_no_trace,
+    everything,
+    experience,
+    net,
+    norm_net,
+    rows_looked_at,
+    shake,
+    trains_plainly,
+    weights,
+)
 
 from everlearn import checkpoint
 from everlearn.border import NonFiniteError
 from everlearn.data import Columns
 from everlearn.learner import Learner
 from everlearn.method import Chain
-from everlearn.methods import EWC, GrowHead, Naive
+from everlearn.methods import EWC, GrowHead
 from everlearn.models import grow, snapshot
 from everlearn.models.quadratic import settle
 from everlearn.objective import classify, regress
@@ -90,34 +100,11 @@ def test_importance_does_not_depend_on_the_batch_size_of_training(kind):
 
 
 def test_rows_bounds_the_number_of_rows_that_are_looked_at():
-    seen = []
-
-    def watching(model, batch):
-        seen.append(batch["x"])
-        return classify(model, batch)
-
-    EWC(rows=7).end(net(), experience(), watching)
-    assert {len(x.unique(dim=0)) for x in seen if len(x) > 3} == {7}
+    assert rows_looked_at(EWC(rows=7)) == {7}
 
 
 def test_the_estimate_runs_in_eval_mode_and_moves_nothing():
-    model = norm_net()
-    for seed in range(3):
-        model(everything(experience(seed).train)["x"] + 1)
-    model[2].eval()  # frozen on purpose
-    before, modes, generator = snapshot(model), [m.training for m in model.modules()], torch.get_rng_state()
-    seen = []
-
-    def watching(model, batch):
-        seen.append([m.training for m in net_.modules()])
-        return classify(model, batch)
-
-    net_ = model
-    EWC().end(model, experience(), watching)
-    assert checkpoint.same(before, snapshot(model))
-    assert modes == [m.training for m in model.modules()]
-    assert torch.equal(generator, torch.get_rng_state())
-    assert not any(any(each) for each in seen)
+    assert_end_leaves_no_trace(EWC())
 
 
 def lived(ewc, count=3):
@@ -341,13 +328,7 @@ def test_a_proximal_step_holds_what_a_grown_head_had_and_leaves_the_new_outputs_
 
 
 def test_a_proximal_step_without_strength_is_plain_fine_tuning():
-    found = []
-    for method in (Naive(), EWC(0.0, step="proximal", eta=0.05)):
-        learner = Learner(net(), method, optimizer=SGD, batch_size=8)
-        for index in range(3):
-            learner.learn(experience(index))
-        found.append(snapshot(learner.model))
-    assert checkpoint.same(*found)
+    assert trains_plainly(EWC(0.0, step="proximal", eta=0.05))
 
 
 @pytest.mark.parametrize(

@@ -4,24 +4,35 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, net, norm_net, rows
+from methods import small
+from methods.small import (
+    SGD,
+    drawn,
+    everything,
+    experience,
+    heads,
+    net,
+    norm_net,
+    of_task,
+    opposed,
+    rows,
+    running_statistics,
+    trains_plainly,
+)
 from torch import nn
 
 from everlearn import checkpoint
-from everlearn.data import Columns
-from everlearn.data.order import batches, epoch_order
 from everlearn.learner import Learner
 from everlearn.memory import Balanced, Memory
 from everlearn.method import Chain
 from everlearn.methods import GrowHead, Naive
 from everlearn.methods.gem import GEM
-from everlearn.models import MultiHead
 from everlearn.models.gradients import agreeing, get_gradient, gradient_at
 from everlearn.models.views import snapshot
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience
 
-SGD = partial(torch.optim.SGD, lr=0.1)
+learner = partial(small.learner, epochs=3)
 
 
 class Watch(GEM):
@@ -35,34 +46,22 @@ class Watch(GEM):
         self.seen = (*self.seen, (before, get_gradient(model), references))
 
 
-def learner(method, model=None, **options):
-    return Learner(model or net(), method, **{"optimizer": SGD, "batch_size": 8, "epochs": 3} | options)
-
-
-def opposed(index, **more):
-    """Rows whose labels each experience contradicts, so that gradients often do, too."""
-    x = everything(rows(20, seed=0))["x"] + 0.1 * torch.randn(20, 5, generator=torch.Generator().manual_seed(index))
-    data = Columns(x=x, y=(torch.arange(20) + index) % 4, **more)
-    return Experience(index, data, data, (0, 1, 2, 3))
-
-
 @pytest.mark.parametrize("gamma", [0.0, 0.5])
 def test_it_is_the_dual_problem_written_down(gamma):
     """A plain loop that keeps all rows of each experience, and takes one gradient of each."""
     subject, model, turned = learner(GEM(Memory(100), gamma)), net(), 0
     for index in range(4):
         subject.learn(opposed(index))
-        for epoch in range(3):
-            for batch in batches(opposed(index).train, epoch_order(20, 0, index, epoch), 8):
-                g = gradient_at(model, batch, classify)
-                if index:
-                    old = [everything(opposed(past).train) for past in range(index)]
-                    after = agreeing(g, torch.stack([gradient_at(model, each, classify) for each in old]), gamma)
-                    turned, g = turned + (not torch.equal(after, g)), after
-                with torch.no_grad():
-                    nn.utils.vector_to_parameters(
-                        nn.utils.parameters_to_vector(model.parameters()) - 0.1 * g, model.parameters()
-                    )
+        for batch in drawn(opposed(index), epochs=3):
+            g = gradient_at(model, batch, classify)
+            if index:
+                old = [everything(opposed(past).train) for past in range(index)]
+                after = agreeing(g, torch.stack([gradient_at(model, each, classify) for each in old]), gamma)
+                turned, g = turned + (not torch.equal(after, g)), after
+            with torch.no_grad():
+                nn.utils.vector_to_parameters(
+                    nn.utils.parameters_to_vector(model.parameters()) - 0.1 * g, model.parameters()
+                )
     assert turned > 3
     for name, weight in snapshot(model).items():
         torch.testing.assert_close(snapshot(subject.model)[name], weight, rtol=1e-3, atol=1e-5)
@@ -94,22 +93,13 @@ def test_a_margin_lowers_the_loss_of_old_rows_more():
 
 @pytest.mark.parametrize("model", [net, norm_net])
 def test_without_constraints_it_is_plain_training_bit_for_bit(model):
-    subject, plain = learner(GEM(Memory(30), constraints=0), model()), learner(Naive(), model())
-    for each in (subject, plain):
-        torch.manual_seed(5)
-        for index in range(3):
-            each.learn(opposed(index))
-    assert checkpoint.same(snapshot(subject.model), snapshot(plain.model))
+    assert trains_plainly(GEM(Memory(30), constraints=0), model, opposed)
 
 
 def test_old_rows_enter_no_running_statistics_and_draw_no_dropout():
-    plain, subject = learner(Naive(), norm_net(), epochs=1), learner(GEM(Memory(30)), norm_net(), epochs=1)
-    for each in (plain, subject):
-        torch.manual_seed(3)
-        each.learn(opposed(0))
-        next(iter(each.steps(opposed(1))))
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        assert torch.equal(plain.model.get_buffer(f"2.{name}"), subject.model.get_buffer(f"2.{name}"))
+    method = GEM(Memory(30))
+    assert checkpoint.same(running_statistics(method), running_statistics(Naive()))
+    assert len(method.memory) == 20
 
 
 @pytest.mark.parametrize("kind", [Memory, Balanced])
@@ -147,19 +137,14 @@ def test_the_objective_sees_the_rows_as_they_were():
 
 
 def test_each_task_is_held_through_its_own_head():
-    def task(index):
-        data = opposed(index).train
-        data = Columns(**{**everything(data), "y": (torch.arange(20) + index) % 2, "task": torch.full((20,), index)})
-        return Experience(index, data, data, (0, 1), index)
-
-    model = MultiHead(nn.Sequential(nn.Linear(5, 6), nn.Tanh()), 6, 2, tasks=4)
+    model = heads(tasks=4)
     subject = Learner(model, Watch(Memory(60)), classify_by_task, optimizer=SGD, batch_size=8, epochs=3)
     for index in range(3):
-        subject.learn(task(index))
+        subject.learn(of_task(index, opposed(index, classes=2).train))
     *_, (_, _, references) = subject.method.seen
     body = sum(weight.numel() for weight in model.backbone.parameters())
-    heads = references[:, body:].reshape(2, 4, -1).any(-1)
-    assert heads.tolist() == [[True, False, False, False], [False, True, False, False]]
+    used = references[:, body:].reshape(2, 4, -1).any(-1)
+    assert used.tolist() == [[True, False, False, False], [False, True, False, False]]
     assert model.heads[3].weight.grad is None
 
 

@@ -1,12 +1,23 @@
 """GPM keeps each layer from changing what it makes of old inputs, and so the model from changing its answers."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
 import zoo
-from methods.small import everything, experience, net, norm_net
+from methods.small import (
+    OPTIMIZERS,
+    SGD,
+    everything,
+    experience,
+    heads,
+    learner,
+    net,
+    norm_net,
+    of_task,
+    rows,
+    trains_plainly,
+)
 from torch import nn
 
 from everlearn import checkpoint
@@ -15,17 +26,11 @@ from everlearn.data.order import epoch_order
 from everlearn.learner import Learner
 from everlearn.method import Chain
 from everlearn.methods import GrowHead, Naive
-from everlearn.methods.gpm import GPM, missing
-from everlearn.models import MultiHead
+from everlearn.methods.gpm import GPM
+from everlearn.models.spans import missing, noticed, unnoticed
 from everlearn.models.views import snapshot
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience
-
-OPTIMIZERS = {
-    "sgd": partial(torch.optim.SGD, lr=0.1),
-    "momentum": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
-    "adam": partial(torch.optim.Adam, lr=0.01),
-}
 
 
 class Frozen(nn.Module):
@@ -57,12 +62,6 @@ def transformer():
     return zoo.Transformer(10)
 
 
-def learner(method, model=None, optimizer="sgd", **options):
-    return Learner(
-        model or net(), method, **{"optimizer": OPTIMIZERS[optimizer], "batch_size": 8, "epochs": 2} | options
-    )
-
-
 def rows_of(index, count):
     """A few rows of digits, of two classes each."""
     data = zoo.stream(True)[index].train
@@ -73,7 +72,7 @@ def rows_of(index, count):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", [wide, conv, transformer])
 def test_with_all_of_their_inputs_held_old_rows_get_the_answers_of_then(model, optimizer):
-    subject = learner(GPM(threshold=1.0), model(), optimizer)
+    subject = learner(GPM(threshold=1.0), model(), optimizer=OPTIMIZERS[optimizer])
     count = {wide: 6, conv: 2, transformer: 1}[model]
     old = []
     for index in range(3):
@@ -81,7 +80,7 @@ def test_with_all_of_their_inputs_held_old_rows_get_the_answers_of_then(model, o
         old.append((everything(rows_of(index, count).train), subject.predict(everything(rows_of(index, count).train))))
         for batch, answers in old:
             torch.testing.assert_close(subject.predict(batch), answers, atol=2e-4, rtol=1e-3)
-    plain = learner(Naive(), model(), optimizer)
+    plain = learner(Naive(), model(), optimizer=OPTIMIZERS[optimizer])
     for index in range(3):
         plain.learn(rows_of(index, count))
     assert (plain.predict(old[0][0]) - old[0][1]).abs().max() > 0.05
@@ -114,6 +113,75 @@ def test_with_plain_sgd_it_is_the_projected_gradient_of_the_paper():
     subject.observe(batch)
     for weight, then, g, p in zip(model.parameters(), before, grads, projections, strict=True):
         torch.testing.assert_close(weight.detach(), then - 0.1 * (g - g @ p), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+@pytest.mark.parametrize("model", [wide, conv])
+def test_what_the_optimizer_does_not_hold_stays_and_old_rows_get_the_answers_of_then(model, kind):
+    subject = learner(GPM(threshold=1.0), model())
+    count = {wide: 6, conv: 2}[model]
+    subject.learn(rows_of(0, count))
+    old, before = everything(rows_of(0, count).train), snapshot(subject.model)
+    answers = subject.predict(old)
+
+    def of_kind(_):
+        return SGD([weight for name, weight in subject.model.named_parameters() if name.endswith(kind)], lr=0.5)
+
+    part = Learner(subject.model, subject.method, optimizer=of_kind, batch_size=8, epochs=5)
+    part.learn(rows_of(1, count))
+    torch.testing.assert_close(part.predict(old), answers, atol=2e-4, rtol=1e-3)
+    after = snapshot(subject.model)
+    moved = {name for name, value in before.items() if not torch.equal(after[name], value)}
+    layers = {name for name in subject.method.basis if kind == "weight"}  # each old input has a 1 for the bias
+    assert {name for name in moved if name.endswith(("weight", "bias"))} == layers
+
+
+@pytest.mark.parametrize("known", ["of_no_bias", "of_few", "of_nearly_all", "of_all", "of_the_bias_alone"])
+def test_a_step_is_changed_by_the_least_among_the_weights_or_the_biases_that_moved(known):
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn({"of_few": 3, "of_no_bias": 3, "of_nearly_all": 6}.get(known, 7), 7, generator=random)
+    inputs[:, -1] = known != "of_no_bias"
+    if known == "of_the_bias_alone":
+        inputs = torch.eye(7)[-1:]
+    basis = torch.linalg.qr(inputs.T.double()).Q.float()
+    whole = torch.randn(4, 7, generator=random)
+    for columns in (slice(7), slice(6), slice(6, 7), slice(0)):
+        step = torch.zeros(4, 7)
+        step[:, columns] = whole[:, columns]
+        left = step - noticed(step, basis, unnoticed(basis))
+        part = torch.zeros_like(basis).double()
+        part[columns] = basis[columns].double()
+        expected = step.double() @ (torch.eye(7).double() - part @ torch.linalg.pinv(part, rtol=1e-6))
+        torch.testing.assert_close(left, expected.float(), atol=1e-5, rtol=1e-5)
+        assert (left @ basis).abs().max() < 1e-5
+        assert torch.equal(left[step == 0], step[step == 0])
+
+
+@pytest.mark.parametrize("away", [1e-2, 1e-4, 1e-6, 0.0])
+def test_a_bias_of_which_little_is_free_is_made_up_for_as_well_as_float32_can(away):
+    """A span that holds the input of 1 but for `away`."""
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(5, 9, generator=random).double()
+    inputs[:, -1] = 0
+    inputs[0] = torch.eye(9).double()[-1] + away * inputs[0]
+    basis = torch.linalg.qr(inputs.T).Q.float()
+    step = torch.randn(4, 9, generator=random)
+    step[:, -1] = 0
+    left = step - noticed(step, basis, unnoticed(basis))
+    assert not left[:, -1].any()
+    assert (left @ basis).abs().max() < 1e-5 * step.norm()
+    assert left.norm() <= step.norm() * (1 + 1e-5)
+
+
+def test_a_bias_stays_when_its_layer_is_frozen():
+    subject = learner(GPM(threshold=1.0), wide())
+    subject.learn(rows_of(0, 6))
+    old, bias = everything(rows_of(0, 6).train), subject.model[0].bias.clone()
+    subject.model[0].weight.requires_grad_(requires_grad=False)
+    answers = subject.predict(old)
+    subject.learn(rows_of(1, 6))
+    assert torch.equal(subject.model[0].bias, bias)
+    torch.testing.assert_close(subject.predict(old), answers, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.999, 1.0])
@@ -151,12 +219,7 @@ def test_state_is_bounded_by_the_inputs_of_the_layers():
 @pytest.mark.parametrize("mute", [GPM(threshold=0.0), GPM(rows=0)])
 @pytest.mark.parametrize("model", [net, norm_net])
 def test_without_strength_it_is_plain_training_bit_for_bit(mute, model):
-    subject, plain = learner(mute, model()), learner(Naive(), model())
-    for each in (subject, plain):
-        torch.manual_seed(5)
-        for index in range(3):
-            each.learn(experience(index))
-    assert checkpoint.same(snapshot(subject.model), snapshot(plain.model))
+    assert trains_plainly(mute, model)
 
 
 def test_normalisation_is_learned_in_the_first_experience_only():
@@ -173,14 +236,9 @@ def test_normalisation_is_learned_in_the_first_experience_only():
 
 
 def test_a_head_of_another_task_is_free():
-    def task(index):
-        data = Columns(**{**everything(experience(index, classes=(0, 1)).train), "task": torch.full((20,), index)})
-        return Experience(index, data, data, (0, 1), index)
-
-    model = MultiHead(nn.Sequential(nn.Linear(5, 6), nn.Tanh()), 6, 2, tasks=3)
-    subject = learner(GPM(), model, objective=classify_by_task)
+    subject = learner(GPM(), heads(), objective=classify_by_task)
     for index in range(2):
-        subject.learn(task(index))
+        subject.learn(of_task(index, rows(seed=index, classes=2)))
     assert subject.method.basis.keys() == {"backbone.0.weight", "heads.0.weight", "heads.1.weight"}
     assert subject.method.fixed == []
 

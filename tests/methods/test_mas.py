@@ -5,15 +5,27 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, net, norm_net, shake, weights
+from methods.small import (
+    assert_end_leaves_no_trace,
+    everything,
+    experience,
+    heads,
+    net,
+    norm_net,
+    of_task,
+    rows_looked_at,
+    shake,
+    trains_plainly,
+    weighted_square,
+    weights,
+)
 from torch import nn
 
 from everlearn import checkpoint
 from everlearn.data import Columns
 from everlearn.learner import Learner
-from everlearn.methods import Naive
 from everlearn.methods.mas import MAS
-from everlearn.models import MultiHead, grow, snapshot
+from everlearn.models import grow
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience
 
@@ -59,10 +71,7 @@ def test_the_penalty_is_lambda_times_the_weighted_square_without_a_half():
     shake(model)
     batch = everything(experience(1).train)
     added = method(model, batch, classify).loss - classify(model, batch).loss
-    force = sum(
-        (method.importance[name] * (weight - anchor[name]) ** 2).sum() for name, weight in model.named_parameters()
-    )
-    torch.testing.assert_close(added, 3.0 * force)
+    torch.testing.assert_close(added, 3.0 * weighted_square(model, method.importance, anchor))
 
 
 @pytest.mark.parametrize("labels", ["none", "others", "unlabelled"])
@@ -101,45 +110,16 @@ def test_importance_does_not_depend_on_the_batch_size_of_training(size):
 
 
 def test_the_estimate_runs_in_eval_mode_and_moves_nothing():
-    model = norm_net()
-    for seed in range(3):
-        model(everything(experience(seed).train)["x"] + 1)
-    model[2].eval()  # frozen on purpose
-    before, modes, generator = snapshot(model), [m.training for m in model.modules()], torch.get_rng_state()
-    seen = []
-
-    def watching(model, batch):
-        seen.append([m.training for m in live.modules()])
-        return classify(model, batch)
-
-    live = model
-    MAS().end(model, experience(), watching)
-    assert seen
-    assert not any(any(each) for each in seen)
-    assert checkpoint.same(before, snapshot(model))
-    assert modes == [m.training for m in model.modules()]
-    assert torch.equal(generator, torch.get_rng_state())
-    assert all(weight.grad is None for weight in model.parameters())
+    assert_end_leaves_no_trace(MAS())
 
 
 def test_rows_bounds_the_number_of_rows_that_are_looked_at():
-    seen = []
-
-    def watching(model, batch):
-        seen.append(batch["x"])
-        return classify(model, batch)
-
-    MAS(rows=7).end(net(), experience(), watching)
-    assert {len(x.unique(dim=0)) for x in seen if len(x) > 3} == {7}
+    assert rows_looked_at(MAS(rows=7)) == {7}
 
 
 def test_with_task_labels_only_the_head_of_the_task_is_sensitive():
-    torch.manual_seed(0)
-    model = MultiHead(nn.Sequential(nn.Linear(5, 6), nn.Tanh()), 6, 2, tasks=3)
-    batch = everything(experience(classes=(0, 1)).train) | {"task": torch.ones(20, dtype=torch.long)}
-    rows = Columns(**batch)
     method = MAS()
-    method.end(model, Experience(0, rows, rows, task=1), classify_by_task)
+    method.end(heads(), of_task(1, experience(classes=(0, 1)).train), classify_by_task)
     assert {name for name, value in method.importance.items() if value.any()} == {
         "backbone.0.weight",
         "backbone.0.bias",
@@ -172,13 +152,7 @@ def test_a_layer_frozen_for_a_while_is_held_by_what_was_known_of_it():
 
 @pytest.mark.parametrize("settings", [{}, {"step": "proximal", "eta": 0.05}])
 def test_without_strength_it_is_plain_fine_tuning(settings):
-    found = []
-    for method in (Naive(), MAS(0.0, **settings)):
-        learner = Learner(norm_net(), method, optimizer=SGD, batch_size=10)
-        for index in range(3):
-            learner.learn(experience(index))
-        found.append(snapshot(learner.model))
-    assert checkpoint.same(*found)
+    assert trains_plainly(MAS(0.0, **settings), norm_net)
 
 
 def test_with_a_proximal_step_any_strength_holds_and_the_unimportant_weights_still_learn():

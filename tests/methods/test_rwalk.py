@@ -5,12 +5,20 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, net, norm_net, shake, weights
-from torch import nn
+from methods.small import (
+    contributions,
+    drawn,
+    everything,
+    experience,
+    net,
+    norm_net,
+    shake,
+    weighted_square,
+    weights,
+)
 
 from everlearn import checkpoint
 from everlearn.data import Columns
-from everlearn.data.order import batches, epoch_order
 from everlearn.learner import Learner
 from everlearn.method import Chain, Method
 from everlearn.methods import GrowHead, Naive
@@ -51,28 +59,18 @@ def by_hand(make, strength, *, alpha, every, epsilon, clip):
             score[name] += path[name].clamp(min=0) / distance
 
     for index in range(3):
-        path, start, taken = {n: z.clone() for n, z in zero.items()}, weights(model), 0
+        path, start = {n: z.clone() for n, z in zero.items()}, weights(model)
         score = {n: z.clone() for n, z in zero.items()}
-        for epoch in range(2):
-            for batch in batches(experience(index).train, epoch_order(20, 0, index, epoch), 8):
-                if taken % every == 0:
-                    new = squares(model, batch)
-                    f = {n: alpha * new[n] + (1 - alpha) * f[n] for n in f}
-                named = dict(model.named_parameters())
-                task = torch.autograd.grad(classify(model, batch).loss, list(named.values()))
-                force = sum((importance[n] * (w - anchor[n]) ** 2).sum() for n, w in named.items())
-                optimizer.zero_grad()
-                (classify(model, batch).loss + strength * force).backward()
-                if clip is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), clip)
-                before = weights(model)
-                optimizer.step()
-                for (name, weight), g in zip(named.items(), task, strict=True):
-                    path[name] -= g * (weight.detach() - before[name])
-                taken += 1
-                if taken % every == 0:
-                    arrive(path, start, score)
-                    path, start = {n: z.clone() for n, z in zero.items()}, weights(model)
+        terms = {"strength": strength, "importance": importance, "anchor": anchor}
+        for taken, batch in enumerate(drawn(experience(index))):
+            if taken % every == 0:
+                new = squares(model, batch)
+                f = {n: alpha * new[n] + (1 - alpha) * f[n] for n in f}
+            for name, share in contributions(model, batch, optimizer, clip=clip, **terms).items():
+                path[name] += share
+            if (taken + 1) % every == 0:
+                arrive(path, start, score)
+                path, start = {n: z.clone() for n, z in zero.items()}, weights(model)
         arrive(path, start, score)
         past = score if past is None else {n: (past[n] + score[n]) / 2 for n in past}
         top_f, top_s = max(v.max() for v in f.values()), max(v.max() for v in past.values())
@@ -110,8 +108,7 @@ def test_the_penalty_is_lambda_times_the_weighted_square_without_a_half():
     shake(model)
     batch = everything(experience(1).train)
     added = method(model, batch, classify).loss - classify(model, batch).loss
-    force = sum((method.importance[n] * (w - anchor[n]) ** 2).sum() for n, w in model.named_parameters())
-    torch.testing.assert_close(added, 3.0 * force)
+    torch.testing.assert_close(added, 3.0 * weighted_square(model, method.importance, anchor))
 
 
 def test_importance_is_between_0_and_2_and_so_the_stable_learning_rate_has_a_floor():

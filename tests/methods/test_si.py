@@ -5,10 +5,18 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, net, shake, weights
-from torch import nn
+from methods.small import (
+    contributions,
+    drawn,
+    everything,
+    experience,
+    net,
+    own_loop,
+    shake,
+    weighted_square,
+    weights,
+)
 
-from everlearn.data.order import batches, epoch_order
 from everlearn.learner import Learner
 from everlearn.method import Chain, attached
 from everlearn.methods import EWC, SI, GrowHead
@@ -29,20 +37,11 @@ def by_hand(make, c, xi, clip, counts=2):
     omega = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
     anchor = weights(model)
     for index in range(counts):
-        e, anchor, path = experience(index), weights(model), {name: torch.zeros_like(w) for name, w in omega.items()}
-        for epoch in range(2):
-            for batch in batches(e.train, epoch_order(20, 0, index, epoch), 8):
-                named = dict(model.named_parameters())
-                task = torch.autograd.grad(classify(model, batch).loss, list(named.values()))
-                force = sum((omega[n] * (w - anchor[n]) ** 2).sum() for n, w in named.items())
-                optimizer.zero_grad()
-                (classify(model, batch).loss + c * force).backward()
-                if clip is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), clip)
-                before = weights(model)
-                optimizer.step()
-                for (name, weight), g in zip(named.items(), task, strict=True):
-                    path[name] -= g * (weight.detach() - before[name])
+        anchor, path = weights(model), {name: torch.zeros_like(w) for name, w in omega.items()}
+        terms = {"strength": c, "importance": omega, "anchor": anchor}
+        for batch in drawn(experience(index)):
+            for name, share in contributions(model, batch, optimizer, clip=clip, **terms).items():
+                path[name] += share
         for name, weight in weights(model).items():
             omega[name] += path[name].clamp(min=0) / ((weight - anchor[name]) ** 2 + xi)
     return model, omega
@@ -100,11 +99,7 @@ def test_the_penalty_is_c_times_the_weighted_square_without_a_half():
     shake(model)
     batch = everything(experience().train)
     added = method(model, batch, classify).loss - classify(model, batch).loss
-    force = sum(
-        (method.importance[name] * (weight - method.anchor[name]) ** 2).sum()
-        for name, weight in model.named_parameters()
-    )
-    torch.testing.assert_close(added, 3.0 * force)
+    torch.testing.assert_close(added, 3.0 * weighted_square(model, method.importance, method.anchor))
 
 
 def test_each_experience_starts_a_new_path_from_the_present_weights():
@@ -132,17 +127,8 @@ def test_accumulated_pieces_make_the_same_path_as_whole_batches():
 
 def test_in_a_loop_of_ones_own_it_is_the_same():
     learner = learned(OPTIMIZERS["adam"], SI(c=2.0))
-    model, method = net(), SI(c=2.0)
-    optimizer = OPTIMIZERS["adam"](model.parameters())
-    with attached(method, model, optimizer):
-        for index in range(2):
-            method.begin(model, experience(index), classify)
-            for epoch in range(2):
-                for batch in batches(experience(index).train, epoch_order(20, 0, index, epoch), 8):
-                    optimizer.zero_grad()
-                    method(model, batch, classify).loss.backward()
-                    optimizer.step()
-            method.end(model, experience(index), classify)
+    method = SI(c=2.0)
+    own_loop(method, OPTIMIZERS["adam"], map(experience, range(2)))
     for name, value in method.importance.items():
         assert torch.equal(value, learner.method.importance[name])
 

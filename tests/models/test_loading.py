@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from everlearn.models import loading
-from everlearn.models.loading import LoadError, load_weights, read_classes, read_weights, save_weights
+from everlearn.models import LoadError, load_weights, read_classes, read_weights, save_weights
+from everlearn.models.reading import NESTS
 
 
 class Small(nn.Module):
@@ -72,7 +72,7 @@ def test_what_was_saved_is_read_bit_for_bit(tmp_path, name):
     assert not any(value.requires_grad for value in weights.values())
 
 
-@pytest.mark.parametrize("nest", loading.NESTS)
+@pytest.mark.parametrize("nest", NESTS)
 def test_the_state_dict_is_found_inside_a_checkpoint(saved, nest):
     state = Small().state_dict()
     assert same(Small(), read_weights(saved({nest: state, "epoch": 3, "optimizer": {"lr": 0.1}})))
@@ -343,7 +343,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, suffix):
 
 
 def test_importing_the_loader_needs_no_safetensors():
-    program = "import sys; sys.modules['safetensors'] = None; import everlearn.models.loading"
+    program = "import sys; sys.modules['safetensors'] = None; import everlearn.models"
     subprocess.run(
         [sys.executable, "-c", program],
         check=True,

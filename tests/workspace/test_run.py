@@ -5,7 +5,9 @@ import torch
 
 from everlearn.workspace.config import make
 from everlearn.workspace.exam import examine
-from everlearn.workspace.run import begin, done, folder_of, memories, resume, weights_of
+from everlearn.workspace.folder import done, folder_of, weights_of
+from everlearn.workspace.opening import begin, resume
+from everlearn.workspace.run import memories
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from everlearn.spec import parse_chain
 from everlearn.workspace import tune as tuning
 from everlearn.workspace.config import Config, make
-from everlearn.workspace.run import begin, folder_of
+from everlearn.workspace.folder import folder_of
+from everlearn.workspace.opening import begin
 from everlearn.workspace.tune import Open, opened, settled_on, tune
 
 pytest.importorskip("optuna")

@@ -1,23 +1,12 @@
-"""The parts of a run: what the user's words become."""
+"""What the data of a run become: what is learned, what is tested on, and which rows are the same."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from everlearn.data import Columns, Subset
+from everlearn.workspace.arrivals import Marked, arrange, load_sources
 from everlearn.workspace.config import make
-from everlearn.workspace.parts import (
-    Marked,
-    arrange,
-    build_model,
-    load_model,
-    load_sources,
-    make_optimizer,
-    make_scheduler,
-    make_view,
-    model_file,
-)
 
 
 @pytest.fixture
@@ -41,38 +30,6 @@ def arranged(config, shop):
         return arrange(asked, load_sources(asked), outputs=3)
 
     return run
-
-
-def test_the_constructor_draws_from_no_generator_but_torch_own(shop):
-    state = torch.get_rng_state()
-    build_model(shop.model("Net(outputs=4)"))
-    assert not torch.equal(torch.get_rng_state(), state)  # it does draw, so what follows can fail
-    config = make({"model": shop.model(), "weights": str(shop / "deployed.pth"), "data": ["x"], "out": "run"})
-    state = torch.get_rng_state()
-    load_model(config)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_what_the_weights_leave_out_is_the_same_for_one_seed(shop, tmp_path):
-    state = torch.load(shop / "deployed.pth", weights_only=True)
-    torch.save({name: value for name, value in state.items() if name != "body.0.bias"}, tmp_path / "part.pth")
-    biases = []
-    for seed in (0, 0, 1):
-        given = {"model": shop.model(), "weights": str(tmp_path / "part.pth"), "data": ["x"], "out": "run"}
-        model, report = load_model(make(given | {"seed": seed}))
-        assert report.missing == ("body.0.bias",)
-        biases.append(dict(model.named_parameters())["body.0.bias"].detach())
-    assert torch.equal(biases[0], biases[1])
-    assert not torch.equal(biases[0], biases[2])
-
-
-def test_the_file_of_a_model_is_found_whichever_way_it_is_named(shop):
-    assert model_file(shop.model("Net(outputs=4)")) == shop / "net.py"
-    assert model_file("everlearn.models:MLP").name == "__init__.py"
-    assert model_file("no_such_package_at_all:Net") is None
-
-
-# -- tests -----------------------------------------------------------------------------------------------------
 
 
 def labels(rows):
@@ -140,36 +97,3 @@ def test_equal_data_has_equal_ids_wherever_it_lies_and_other_data_others(arrange
     other = config(data=str(tmp_path / "first.npz"), test=str(shop / "test.npz"))
     other = arrange(other, load_sources(other), outputs=3).arrivals[0].train.column("id")
     assert not torch.isin(other, ids[0]).any()
-
-
-# -- the rest --------------------------------------------------------------------------------------------------
-
-
-def test_an_optimizer_has_the_settings_it_was_given_and_its_own_defaults():
-    optimizer = make_optimizer("adam:lr=0.02,betas=(0.5,0.6)")([nn.Parameter(torch.zeros(2))])
-    assert isinstance(optimizer, torch.optim.Adam)
-    assert [optimizer.defaults[name] for name in ("lr", "betas", "eps")] == [0.02, (0.5, 0.6), 1e-8]
-
-
-@pytest.mark.parametrize(
-    "text", ["cosine", "linear:start_factor=0.1", "step:step_size=2,gamma=0.5", "onecycle:max_lr=0.5"]
-)
-def test_a_schedule_changes_the_learning_rate_over_the_steps_of_an_arrival(text):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    scheduler = make_scheduler(text)(optimizer, 10)
-    rates = []
-    for _ in range(9):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert len(set(rates)) > 1
-
-
-def test_no_schedule_is_none():
-    assert make_scheduler("") is None
-
-
-def test_vectors_are_seen_as_they_are_and_images_from_0_to_1(config):
-    assert make_view(config(), Columns(x=torch.zeros(2, 3))) is None
-    images = Columns(x=torch.full((2, 3, 4, 4), 255, dtype=torch.uint8))
-    assert float(make_view(config(), images)(images.take(torch.tensor([0])))["x"].max()) == 1
