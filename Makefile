@@ -22,8 +22,8 @@ check: $(VENV)/.dev  ## style, types, import directions, doctests
 bench: $(VENV)/.dev  ## speed against the bare PyTorch loop
 	$(BIN)/python benchmarks/bench.py
 
-published: $(VENV)/.dev  ## published numbers, rerun, and their page; needs EVERLEARN_DATA
-	$(BIN)/everlearn bench all --out benchmarks/results/published.json --docs docs/published.md
+published: $(VENV)/.dev  ## published numbers, rerun, and the pages that quote them; needs EVERLEARN_DATA
+	$(BIN)/everlearn bench all --out benchmarks/results/published.json --docs docs
 
 conformance: $(VENV)/.dev  ## every method through the checks of everlearn.conformance
 	$(BIN)/python -m everlearn.conformance

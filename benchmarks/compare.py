@@ -70,6 +70,8 @@ CONTENDERS = {
     "rwalk": Contender("rwalk:lambda={}", (0.1, 1, 10, 100)),
     "l2": Contender("l2:lambda={}", (0.001, 0.01, 0.1, 1)),
     "lwf": Contender("lwf:lambda_o={}", (0.1, 0.3, 1, 3)),
+    "lwfmc": Contender("lwfmc"),
+    "featdistill": Contender("featdistill:lambda={}", (0.1, 1, 10, 100)),
     "er": Contender(f"er:{KEEPS},count=32"),
     "erace": Contender(f"erace:{KEEPS},count=32"),
     "mir": Contender(f"mir:{KEEPS},count=32"),
@@ -83,10 +85,18 @@ CONTENDERS = {
     "bic": Contender("bic:memory=500,count=32"),
     "icarl": Contender("icarl:K=500"),
     "gdumb": Contender("gdumb:memory=500"),
+    "gss": Contender("gss:memory=500,count=32"),
+    "bic": Contender("bic:memory=500,count=32"),
+    "scr": Contender("scr:memory=500,keep=reservoir,count=32"),
+    "dgr": Contender("dgr:count=32"),
+    "freeze": Contender("freeze"),
+    "cwr": Contender("cwr"),
+    "lora": Contender("lora"),
     "ncm": Contender("ncm"),
     "slda": Contender("slda"),
     "ridge": Contender("ridge"),
     "ranpac": Contender("ranpac:M=2000"),
+    "fecam": Contender("fecam"),
 }
 
 

@@ -17,11 +17,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from everlearn import Learner
+from everlearn.bench.published import ROWS as PUBLISHED
 from everlearn.cli import main
 from everlearn.data import load, view
 from everlearn.methods import METHODS
 from everlearn.methods.composition import parameters
 from everlearn.models import MLP, save_weights
+from everlearn.spec import parse_chain
 from everlearn.streams import Experience
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +161,18 @@ def test_each_method_has_a_page_with_its_hyperparameters_and_their_defaults(name
 
 def _shown(value):
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_page_of_a_method_quotes_its_rows_from_the_page_of_all(name):
+    text, rows = (DOCS / "methods" / f"{name}.md").read_text(), (DOCS / "published.md").read_text().splitlines()
+    quoted = re.search(rf"<!-- published: {name} -->(.*?)<!-- end -->", text, re.DOTALL)
+    own = [row for row in PUBLISHED.values() if row.method and name in {spec.name for spec in parse_chain(row.method)}]
+    assert bool(own) == (quoted is not None)
+    for row in own:
+        lines = [line for line in rows if line.startswith(f"| {row.name} |")]
+        assert lines
+        assert lines == [line for line in quoted[1].splitlines() if line.startswith(f"| {row.name} |")]
 
 
 def test_the_table_of_methods_is_what_the_code_says():

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -10,6 +11,7 @@ from everlearn.bench.row import Row
 from everlearn.bench.running import Run
 from everlearn.bench.statistics import MEANING
 from everlearn.bench.verdict import HEADER, ORDERINGS, Line, Ordering
+from everlearn.spec import parse_chain
 
 Cells = Sequence[tuple[str, ...]]
 
@@ -65,23 +67,37 @@ def to_json(lines: Sequence[Line], orderings: Sequence[Ordering], runs: Mapping[
 
 
 def page(text: str, lines: Sequence[Line], orderings: Sequence[Ordering]) -> str:
-    """The page `text` with the tables between `<!-- published -->` and `<!-- end -->`."""
-    parts = []
-    for title, header, cells in tables(lines, orderings):
-        rule = ("---", *("---:" if name in _RIGHT else "---" for name in header[1:]))
-        table = "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
-        parts.append(f"### {title[:1].upper()}{title[1:]}\n\n{table}")
+    """The page `text` with the tables after its marks, up to `<!-- end -->`.
+
+    After `<!-- published -->` come all; after `<!-- published: er -->` come the lines of rows that have er in their
+    method.
+    """
+    whole = [f"### {t[:1].upper()}{t[1:]}\n\n{_table(header, cells)}" for t, header, cells in tables(lines, orderings)]
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
-    parts.append(f"`everlearn bench`; {made}; {machine()['processor']}.")
-    filled, count = re.subn(
-        r"(<!-- published -->\n).*?(<!-- end -->)",
-        lambda found: found[1] + "\n" + "\n\n".join(parts) + "\n\n" + found[2],
-        text,
-        flags=re.DOTALL,
-    )
-    if count != 1:
-        raise ValueError("the page must have <!-- published --> and <!-- end --> once, each on a line of its own")
-    return filled
+    made = f"`everlearn bench`, {datetime.now(UTC).date()}; {made}; {machine()['processor']}."
+
+    def filled(found: re.Match[str]) -> str:
+        mine = [line.cells() for line in lines if found[2] in _methods(line.row)]
+        parts = whole if found[2] is None else [_table(HEADER, mine)] if mine else ["Not run."]
+        said = "\n\n".join([*parts, f"Mean ± standard deviation over n seeds. {made}"])
+        return f"{found[1]}\n{said}\n\n{found[3]}"
+
+    text, count = re.subn(r"(<!-- published(?:: (\w+))? -->\n).*?(<!-- end -->)", filled, text, flags=re.DOTALL)
+    if not count:
+        raise ValueError(
+            "the page must have <!-- published --> or <!-- published: METHOD -->, and <!-- end --> after it, each on a "
+            "line of its own"
+        )
+    return text
+
+
+def _methods(row: Row) -> set[str]:
+    return {spec.name for spec in parse_chain(row.method)} if row.method else set()
+
+
+def _table(header: tuple[str, ...], cells: Cells) -> str:
+    rule = ("---", *("---:" if name in _RIGHT else "---" for name in header[1:]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
 
 
 _RIGHT = {"ours", "n", "theirs", "within", "difference", "at least"}

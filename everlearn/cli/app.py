@@ -102,7 +102,9 @@ def bench(  # noqa: PLR0917 (typer gives all of them by name)
     download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into that folder first.")] = False,
     processes: Annotated[int, typer.Option(help="Runs at a time, one thread each; 0 for all cores.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="The JSON file; what is done is kept beside it.")] = Path("published.json"),
-    docs: Annotated[Path | None, typer.Option(help="A page whose tables are written anew.")] = None,
+    docs: Annotated[
+        Path | None, typer.Option(exists=True, help="A page, or a folder of them, whose tables are written anew.")
+    ] = None,
 ) -> None:
     """Run published results again: ours beside theirs. What is done is not run twice."""
     from everlearn.cli.bench import list_rows, rerun

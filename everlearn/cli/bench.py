@@ -20,7 +20,7 @@ from everlearn.bench.report import lines_of, page, tables, to_json
 from everlearn.bench.row import Row
 from everlearn.bench.running import Job, Run, run, workers
 from everlearn.bench.statistics import MEANING
-from everlearn.bench.verdict import FAIL
+from everlearn.bench.verdict import FAIL, Line
 from everlearn.checkpoint import write
 from everlearn.cli.show import console, say
 from everlearn.spec import nearest
@@ -68,11 +68,19 @@ def rerun(
     for line in (f"mean ± SD ({MEANING['sd']}); within: {MEANING['tolerance']}.", f"The value of each seed: {out}"):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     if docs is not None:
-        write(docs, page(docs.read_text(encoding="utf-8"), lines, ORDERINGS).encode())
+        _quote(docs, lines)
     for name, error in errors.items():
         say(f"{name} ended with an error: {type(error).__name__}: {error}")
     if errors or FAIL in {*(line.verdict for line in lines), *(ordering.verdict(lines) for ordering in ORDERINGS)}:
         sys.exit(1)
+
+
+def _quote(docs: Path, lines: Sequence[Line]) -> None:
+    """Writes the tables of a page anew, or of all pages in a folder that have some."""
+    for file in [docs] if docs.is_file() else sorted(docs.rglob("*.md")):
+        text = file.read_text(encoding="utf-8")
+        if docs == file or "<!-- published" in text:
+            write(file, page(text, lines, ORDERINGS).encode())
 
 
 def chosen(names: Sequence[str]) -> list[Row]:

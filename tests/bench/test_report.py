@@ -87,5 +87,11 @@ def test_a_page_gets_the_tables_between_its_marks_and_keeps_the_rest(found):
     assert "old" not in new
     assert new.endswith("<!-- end -->\n\nAfter.\n")
     assert page(new, lines, ORDERINGS) == new
+    other = page("<!-- published: naive -->\n<!-- end -->\n<!-- published: si -->\n<!-- end -->", lines, ORDERINGS)
+    mine, none = other.split("<!-- published: si -->")
+    assert "| near | accuracy | 91.00 ± 1.00 | 3 | 91.00 ± 1.00 | 2.97 | pass |" in mine
+    assert "### A paper" not in mine
+    assert "Not run." in none
+    assert "near" not in none
     with pytest.raises(ValueError, match="the page must have"):
         page("no marks", lines, ORDERINGS)
