@@ -286,7 +286,8 @@ def draw(results: Results, folder: Path) -> None:
     )
     colours = dict(zip(_families(), mpl.color_sequences["tab10"], strict=False))
     for on in STREAMS:
-        figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(12, 6.6), sharey=True)
+        figure.subplots_adjust(0.06, 0.14, 0.99, 0.98, 0.05)
         pictures = [("bytes", "kept besides the model, bytes"), ("compute", "compute, times fine-tuning")]
         for ax, (key, label) in zip(axes, pictures, strict=True):
             dots = []
@@ -302,10 +303,12 @@ def draw(results: Results, folder: Path) -> None:
             ax.set_xlabel(label)
             ax.grid(visible=True, linewidth=0.4)
             ax.spines[["top", "right"]].set_visible(False)
+            ax.margins(x=0.16, y=0.06)
+            ax.autoscale_view()  # now, so that names are placed on the axes as they will be
             _label(ax, dots)
         axes[0].set_ylabel("average accuracy after the last experience, %")
         handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=f) for f, c in colours.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+        figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
         figure.savefig(folder / f"comparison-{on}.svg", metadata={"Date": None})
         plt.close(figure)
 
@@ -315,19 +318,33 @@ def _families() -> list[str]:
 
 
 def _label(ax: object, dots: list[tuple[float, float, str, object]]) -> None:
-    """Names beside their dots; of dots that lie close, the names go apart."""
-    taken: list[tuple[float, float]] = []
-    to_pixels = ax.transData.transform
-    for x, y, name, colour in sorted(dots, key=lambda dot: (-dot[1], dot[0])):
-        px, py = to_pixels((x, y))
-        at = py
-        while any(abs(at - other) < 11 and abs(px - left) < 60 for left, other in taken):
-            at -= 11
-        taken.append((px, at))
+    """Names beside their dots, each in the nearest place that is free, with a line to the dot where that is far."""
+    edges = ax.get_window_extent()
+    places = [ax.transData.transform(dot[:2]) for dot in dots]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    offsets = [(side, up * sign) for up in range(0, 400, 3) for side in (1, -1) for sign in (1, -1)]
+    offsets.sort(key=lambda offset: abs(offset[1]) + (12 if offset[0] < 0 else 0))
+    crowd = [sum(abs(x - other) < 60 and abs(y - height) < 40 for other, height in places) for x, y in places]
+    for place in sorted(range(len(dots)), key=lambda place: (crowd[place], -places[place][1])):
+        (px, py), (x, y, name, colour) = places[place], dots[place]
+        width = 6.2 * len(name) + 2
+        for side, up in offsets:
+            far = 8 if abs(up) < 8 else 16
+            left = px + far if side > 0 else px - far - width
+            box = (left, py + up - 6, left + width, py + up + 6)
+            inside = edges.x0 < box[0] and box[2] < edges.x1 and edges.y0 < box[1] and box[3] < edges.y1
+            if inside and not any(_overlap(box, other) for other in taken):
+                break
+        taken.append(box)
         ax.annotate(
-            name, (x, y), (6, (at - py) * 0.72 - 3), textcoords="offset points", color=colour, fontsize=8,
-            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": colour} if at != py else None,
+            name, (x, y), (far * side * 0.72, up * 0.72), textcoords="offset points", color=colour, fontsize=8,
+            ha="left" if side > 0 else "right", va="center",
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": colour, "shrinkA": 0} if abs(up) > 8 else None,
         )  # fmt: skip
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def write_page(results: Results, folder: Path) -> None:
