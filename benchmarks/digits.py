@@ -20,6 +20,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
 from math import isnan, nan
@@ -297,7 +298,10 @@ def write_pages(runs: Runs, folder: Path) -> None:
         names = found[2].replace(",", " ").split() or list(CONTENDERS)
         rows = [HEADER, ("---", "---:", "---:", "---:", "---:", "---"), *lines(runs, names)]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        caption = f"Mean ± standard deviation over {len(SEEDS)} seeds. `python benchmarks/digits.py`; {versions()}."
+        today = datetime.now(UTC).date()
+        caption = (
+            f"Mean ± standard deviation over {len(SEEDS)} seeds. `python benchmarks/digits.py`, {today}; {versions()}."
+        )
         return f"{found[1]}\n{table}\n\n{caption}\n\n{found[3]}"
 
     for page in sorted(folder.glob("*.md")):

@@ -21,6 +21,7 @@ import re
 import statistics
 from collections.abc import Callable
 from copy import deepcopy
+from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -164,7 +165,10 @@ def table(runs: dict[str, dict[str, Row]]) -> str:
             cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
         rates = ", ".join(f"{each['rate']:g}" for each in row.values() if each["rate"])
         lines.append(f"| {name} | {' | '.join(cells)} | {rates} |")
-    caption = f"Mean ± standard deviation over {len(SEEDS)} seeds. `python benchmarks/pretrained.py`; {versions()}."
+    today = datetime.now(UTC).date()
+    caption = (
+        f"Mean ± standard deviation over {len(SEEDS)} seeds. `python benchmarks/pretrained.py`, {today}; {versions()}."
+    )
     return "\n".join(lines) + f"\n\n{caption}"
 
 
