@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench published conformance docs crash clean
+.PHONY: demo test check bench published conformance docs crash thousand clean
 
 demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without protection
 	$(BIN)/everlearn demo --out demo
@@ -33,6 +33,9 @@ docs: $(VENV)/.dev  ## the documentation, in site/
 
 crash: $(VENV)/.dev  ## kill -9, more often than in the tests
 	EVERLEARN_KILLS=200 $(BIN)/python -m pytest tests/crash -n 2
+
+thousand: $(VENV)/.dev  ## a thousand experiences with every method: what is kept does not grow
+	EVERLEARN_THOUSAND=all $(BIN)/python -m pytest tests/contract -k thousand -n 2 --dist worksteal
 
 # torch first and by its pin, so that nothing else decides which build is taken.
 $(VENV)/.torch: constraints.txt
