@@ -9,6 +9,7 @@ from everlearn.memory.bottomk import Indices
 from everlearn.memory.memory import Index, Memory
 from everlearn.memory.priority import Ids
 from everlearn.memory.ring import Latest
+from everlearn.memory.slots import unknown
 from everlearn.randomness import mix
 
 _ONE = 1 << 30
@@ -66,8 +67,7 @@ class Challenged(Latest):
         self._time += len(ids)
         entering = np.arange(len(ids))
         if not new or self._forgotten.size:
-            entering = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]  # of repeated ids the last
-            entering = np.sort(entering[~np.isin(ids[entering], np.concatenate([self._kept[0], self._forgotten]))])
+            entering = unknown(ids, self._kept[0], self._forgotten)
         room = self.capacity - self.count
         free, rivals = entering[:room], entering[room:]
         rivals = rivals[scores[rivals] < _ONE]

@@ -12,6 +12,7 @@ from everlearn.batch import UNLABELED, Batch, length, tensor
 from everlearn.memory.balanced import Balanced
 from everlearn.memory.bottomk import BottomK, Indices
 from everlearn.memory.priority import Ids, priorities, stream
+from everlearn.memory.slots import find, moves
 from everlearn.randomness import mix
 
 
@@ -124,9 +125,7 @@ class Hardest:
 
     def find(self, ids: Ids) -> tuple[Indices, Indices]:
         """The positions in `ids`, (n,) int64, of those that are kept, and their slots; of repeated ids the last."""
-        different, last = np.unique(ids[::-1], return_index=True)
-        _, slots, places = np.intersect1d(self._kept[0], different, assume_unique=True, return_indices=True)
-        return len(ids) - 1 - last[places], slots
+        return find(self._kept[0], ids)
 
     def forget(self, ids: Ids) -> tuple[int, Indices, Indices]:
         """Removes ids, and turns them away for good.
@@ -135,12 +134,12 @@ class Hardest:
         """
         self._entrance.forget(ids)
         gone = np.isin(self._kept[0], ids)
-        count = self.count - int(gone.sum())
-        targets = gone[:count].nonzero()[0]
-        sources = count + (~gone[count:]).nonzero()[0]
+        sources, targets = moves(gone)
+        left = int(gone.sum())
+        count = self.count - left
         self._kept[:, targets], self._losses[targets] = self._kept[:, sources], self._losses[sources]
         self._kept, self._losses = self._kept[:, :count].copy(), self._losses[:count].copy()
-        return len(gone) - count, sources, targets
+        return left, sources, targets
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides about the future, as tensors and numbers."""

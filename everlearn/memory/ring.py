@@ -10,6 +10,7 @@ from everlearn.memory.balanced import Balanced
 from everlearn.memory.bottomk import Indices
 from everlearn.memory.memory import Index
 from everlearn.memory.priority import Ids
+from everlearn.memory.slots import find, moves, unknown
 
 
 class Ring(Balanced):
@@ -70,8 +71,7 @@ class Latest:
         if not new or self._forgotten.size:
             known, slots = self.find(ids)
             self._kept[1, slots] = times[known]
-            entering = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]  # of repeated ids the last
-            entering = np.sort(entering[~np.isin(ids[entering], np.concatenate([self._kept[0], self._forgotten]))])
+            entering = unknown(ids, self._kept[0], self._forgotten)
         groups = np.zeros(len(ids), np.int64) if labels is None else labels
         both = np.concatenate([self._kept, np.stack([ids, times, groups])[:, entering]], axis=1)
         stay = _last(both[1], both[2], self.capacity)
@@ -86,9 +86,7 @@ class Latest:
 
     def find(self, ids: Ids) -> tuple[Indices, Indices]:
         """The positions in `ids`, (n,) int64, of those that are kept, and their slots; of repeated ids the last."""
-        different, last = np.unique(ids[::-1], return_index=True)
-        _, slots, places = np.intersect1d(self._kept[0], different, assume_unique=True, return_indices=True)
-        return len(ids) - 1 - last[places], slots
+        return find(self._kept[0], ids)
 
     def forget(self, ids: Ids) -> tuple[int, Indices, Indices]:
         """Removes ids, and turns them away for good.
@@ -97,12 +95,11 @@ class Latest:
         """
         self._forgotten = np.union1d(self._forgotten, ids)
         gone = np.isin(self._kept[0], ids)
-        count = self.count - int(gone.sum())
-        targets = gone[:count].nonzero()[0]
-        sources = count + (~gone[count:]).nonzero()[0]
+        sources, targets = moves(gone)
+        left = int(gone.sum())
         self._kept[:, targets] = self._kept[:, sources]
-        self._kept = self._kept[:, :count].copy()
-        return len(gone) - count, sources, targets
+        self._kept = self._kept[:, : self.count - left].copy()
+        return left, sources, targets
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides about the future, as tensors and numbers."""
