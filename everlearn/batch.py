@@ -99,6 +99,25 @@ def unlabeled(batch: Batch) -> Batch:
     return {name: column for name, column in batch.items() if name not in ANSWERS}
 
 
+def labelled(batch: Batch) -> Batch:
+    """The rows of the batch that have a label; all of them, where labels are no numbers of classes."""
+    y = batch.get("y")
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1 or not len(y) or int(y.min()) >= 0:
+        return batch
+    return take(batch, y != UNLABELED)
+
+
+def unanswered(batch: Batch) -> Batch:
+    """The batch with a label for each row: where it has no column "y", that of a row without one.
+
+    >>> unanswered({"x": torch.zeros(2)})["y"]
+    tensor([-100, -100])
+    """
+    if "y" in batch:
+        return batch
+    return batch | {"y": torch.full((length(batch),), UNLABELED)}
+
+
 def move(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`."""
     return {

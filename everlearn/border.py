@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everlearn.batch import UNLABELED, Batch, Rows, check, length, move, unlabeled
+from everlearn.batch import UNLABELED, Batch, Rows, check, join, length, move, unanswered, unlabeled
 from everlearn.models.views import evaluating
 from everlearn.objective import Objective, Output, known
 
@@ -128,6 +128,30 @@ def trainable_batches(model: nn.Module, rows: int, batch_size: int, accumulate: 
             f"{rows} rows in batches of {batch_size} (in {accumulate} pieces) leave a batch of one row, which {norm} "
             f"cannot normalise; {way_out}"
         )
+
+
+def stands_beside(rows: Rows, reference: Rows) -> None:
+    """Raises a ValueError unless the rows of `reference` have labels, and are like `rows`."""
+    if len(reference) == 0:
+        raise ValueError("the reference has no rows; give labelled rows, or None for an experience by itself")
+    first = torch.zeros(1, dtype=torch.int64)
+    new, old = rows.take(first), reference.take(first)
+    y = old.get("y")
+    if y is None or (isinstance(y, Tensor) and bool((y == UNLABELED).all())):
+        raise ValueError(
+            "the first row of the reference has no label, but a reference is what is known: labelled rows, the source "
+            "of an adaptation; rows without labels are the `train` of an experience"
+        )
+    columns = [sorted(set(batch) - {"y", "id"}) for batch in (new, old)]
+    if columns[0] != columns[1]:
+        raise ValueError(f"the rows have the columns {columns[0]}, but those of the reference {columns[1]}")
+    try:
+        join(unanswered(new), old)
+    except (RuntimeError, TypeError) as error:
+        shapes = [{n: tuple(c.shape[1:]) for n, c in b.items() if isinstance(c, Tensor)} for b in (new, old)]
+        raise ValueError(
+            f"the rows have the shapes {shapes[0]}, but those of the reference {shapes[1]}; bring both to one size"
+        ) from error
 
 
 def _batch_norm(model: nn.Module) -> str | None:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate, repeat
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from everlearn import border
-from everlearn.batch import Batch, Rows, length, move, take, unlabeled
-from everlearn.data.order import batches, epoch_order
+from everlearn.batch import Batch, Rows, join, length, move, take, unanswered, unlabeled
+from everlearn.data.order import batches, endless, epoch_order
 from everlearn.method import Method
 from everlearn.metrics.evaluate import Result, evaluate
 from everlearn.models.heads import follow, resize_like
@@ -54,6 +55,9 @@ class Learner:
     `batch_size` rows, computed in `accumulate` pieces, each of which the method sees as a batch. `clip` bounds
     the norm of the gradient. `fresh_optimizer` forgets momenta between experiences. The model stays where it is
     unless `device` says where it should be. Under `torchrun` each process learns its share of every batch.
+
+    An experience with a `reference` is learned beside it: each batch is followed by `reference_size` of those rows
+    (None: as many as a batch has), which come in an order of their own, again and again.
     """
 
     def __init__(
@@ -76,8 +80,10 @@ class Learner:
         fresh_optimizer: bool = False,
         drop_last: bool = False,
         workers: int = 0,
+        reference_size: int | None = None,
     ) -> None:
         border.positive(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
+        border.positive(reference_size=batch_size if reference_size is None else reference_size)
         border.one_of("precision", precision, ("float32", "bf16", "fp16"))
         self.model = model if device is None else model.to(device)
         self.method = method or Method()
@@ -87,6 +93,7 @@ class Learner:
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.view, self.precision, self.accumulate, self.clip = view, precision, accumulate, clip
         self.compile, self.fresh_optimizer, self.drop_last, self.workers = compile, fresh_optimizer, drop_last, workers
+        self.reference_size = reference_size
         self.optimizer: Optimizer | None = None
         self.scheduler: LRScheduler | None = None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -141,8 +148,8 @@ class Learner:
             self._wrap()
         epochs = 0 if self.stopping else self.epochs  # a state may have been saved after stop()
         while self.epoch < epochs:
-            for batch in self._epoch(experience):
-                output = self._update(batch)
+            for batch, beside in zip(self._epoch(experience), self._beside(experience, count), strict=False):
+                output = self._update(batch, beside)
                 self.position += 1
                 place = self.epoch * count + self.position
                 yield Step(experience.index, self.epoch, self.number, count * self.epochs, place, output.loss)
@@ -259,9 +266,11 @@ class Learner:
         border.trainable_batches(
             self.model, len(experience.train), self.batch_size, self.accumulate * _world(), drop_last=self.drop_last
         )
+        if experience.reference is not None:
+            border.stands_beside(experience.train, experience.reference)
         self._agree()
         before = self._named()
-        self.method.begin(self.model, experience, self._seen(None))
+        self.method.begin(self.model, replace(experience, steps=planned), self._seen(None))
         after = self._named()
         if self.optimizer is None or self.fresh_optimizer:
             self.optimizer = self._new_optimizer()
@@ -290,12 +299,13 @@ class Learner:
         self._kept = [[b for b in changing if b.dtype == dtype] for dtype in {b.dtype: None for b in changing}]
         self._shadow = [[buffer.clone() for buffer in kept] for kept in self._kept]
 
-    def _update(self, batch: Batch) -> Output:
-        """One step of the optimizer."""
+    def _update(self, batch: Batch, beside: Batch | None = None) -> Output:
+        """One step of the optimizer; the output is that of `batch`, without the rows beside it."""
         assert self._live is not None  # noqa: S101 (an invariant, for the type checker too)
         world = _world()
         # `self.device` would walk through the modules of the model at each step.
-        batch = self._admit(batch, self._weights[0].device if self._weights else self.device, world)
+        device = self._weights[0].device if self._weights else self.device
+        batch = self._admit(batch, device, world)
         if not self.model.training:
             self._train()
         for weight in self._weights:
@@ -307,6 +317,9 @@ class Learner:
         pieces = self._pieces(batch)
         sizes = list(map(length, pieces))
         rows, learned = sum(sizes), False
+        if beside is not None:
+            parts = _split(self._admit(beside, device, world), len(pieces))
+            pieces = [join(unanswered(piece), part) for piece, part in zip(pieces, parts, strict=True)]
         for piece, size in zip(pieces, sizes, strict=True):
             try:
                 with self._autocast():
@@ -387,8 +400,7 @@ class Learner:
     def _pieces(self, batch: Batch) -> Sequence[Batch]:
         if self.accumulate == 1 and length(batch):
             return (batch,)
-        parts = torch.arange(length(batch)).tensor_split(self.accumulate)
-        return [take(batch, slice(int(part[0]), int(part[-1]) + 1)) for part in parts if len(part)]
+        return [piece for piece in _split(batch, self.accumulate) if length(piece)]
 
     def _seen(self, key: int | None) -> Objective:
         """The objective on rows as the model should see them; with a key, augmented."""
@@ -409,7 +421,24 @@ class Learner:
             workers=self.workers,
             seed=mix(self.seed, experience.index, self.epoch),
             first_id=_ids(experience),
-            share=(distributed.get_rank(), _world()) if _world() > 1 else (0, 1),
+            share=_share(),
+        )
+
+    def _beside(self, experience: Experience, count: int) -> Iterator[Batch | None]:
+        """What of the reference stands beside the batches that follow in this epoch of `count`; without end."""
+        rows = experience.reference
+        if rows is None:
+            yield from repeat(None)
+            return
+        yield from endless(
+            rows,
+            self.reference_size or self.batch_size,
+            self.epoch * count + self.position,
+            seed=mix(self.seed, _REFERENCE),
+            experience=experience.index,
+            workers=self.workers,
+            first_id=_ids(experience) + _REFERENCE,
+            share=_share(),
         )
 
     def _batches_in(self, experience: Experience) -> int:
@@ -447,7 +476,8 @@ class Learner:
             group["params"] = [named[name] for name in names]
 
     def _settings(self) -> dict[str, Any]:
-        names = ["epochs", "batch_size", "seed", "precision", "accumulate", "clip", "fresh_optimizer", "drop_last"]
+        names = ("epochs", "batch_size", "seed", "precision", "accumulate", "clip", "fresh_optimizer", "drop_last")
+        names += ("reference_size",)
         return {name: vars(self)[name] for name in names} | {"processes": _world()}
 
 
@@ -457,6 +487,20 @@ _PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "pla
 def _world() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
+
+def _share() -> tuple[int, int]:
+    """Which of how many parts of each batch this process learns."""
+    return (distributed.get_rank(), _world()) if _world() > 1 else (0, 1)
+
+
+def _split(batch: Batch, count: int) -> list[Batch]:
+    """The batch in `count` parts, as even as can be; some may have no rows."""
+    sizes = [len(part) for part in torch.arange(length(batch)).tensor_split(count)]
+    return [take(batch, slice(end - size, end)) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+
+_REFERENCE = 1 << 39
+"""Above the ids of the rows of one experience: where those of its reference begin."""
 
 _STREAM = 1 << 62
 """Above the ids of all rows of experiences: where those of streams without borders begin."""

@@ -31,7 +31,10 @@ class Stateful(Protocol):
         ...
 
 
-FAMILIES = ("bound", "regularisation", "distillation", "replay", "gradient", "architecture", "frozen features")
+FAMILIES = (
+    *("bound", "regularisation", "distillation", "replay", "gradient", "architecture", "frozen features"),
+    *("tuning", "adaptation", "test time"),
+)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,39 @@ def batches(
         yield _identified(batch, names)
 
 
+def endless(
+    rows: Rows,
+    size: int,
+    skip: int,
+    *,
+    seed: int,
+    experience: int,
+    workers: int = 0,
+    first_id: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Batches of `size` rows (or of all, if there are fewer) without end: pass after pass, each in another order.
+
+    The order of a pass is a function of (`seed`, `experience`, its number); what does not fill a batch waits for the
+    next pass. `skip` and the others are as in `batches`.
+    """
+    size = min(size, len(rows))
+    turn, skip = divmod(skip, len(rows) // size)
+    while True:
+        order = epoch_order(len(rows), seed, experience, turn)[: len(rows) // size * size]
+        yield from batches(
+            rows,
+            order,
+            size,
+            skip=skip,
+            workers=workers,
+            seed=mix(seed, experience, turn),
+            first_id=first_id,
+            share=share,
+        )
+        turn, skip = turn + 1, 0
+
+
 def _chunks(every: Tensor, size: int, share: tuple[int, int]) -> tuple[Tensor, ...]:
     chunks = torch.split(every, size) if len(every) else ()
     rank, world = share

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from everlearn.batch import Batch, join
+from everlearn.batch import Batch, join, labelled
 from everlearn.border import one_of
 from everlearn.memory import Memory
 from everlearn.method import Card, Method
@@ -62,8 +62,8 @@ class Replay(Method):
         return self.memory.sample(self.count)
 
     def keep(self, model: nn.Module, batch: Batch, objective: Objective) -> None:
-        """Offers the rows of `batch` to the memory."""
-        self.memory.add(batch)
+        """Offers the rows of `batch` to the memory, but for those without a label."""
+        self.memory.add(labelled(batch))
 
     def _weighed(self, new: Output, model: nn.Module, old: Batch, objective: Objective) -> Output:
         """The loss of the new rows and that of the old ones, each with its weight."""

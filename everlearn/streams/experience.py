@@ -12,7 +12,9 @@ class Experience:
 
     `index` counts from 0 and names the experience wherever an order or a score depends on it; `train` and
     `test` are its rows; `classes` are the labels in `train`, as far as they are known; `task` is its task
-    label, or None where there is none.
+    label, or None where there is none. `reference` are labelled rows that stand beside `train`, which need have no
+    labels then: the source of an adaptation. `steps` is how many steps of the optimizer it will be learned in, for
+    methods that ask how far it is; a `Learner` fills it in, your own loop says it.
     """
 
     index: int
@@ -20,6 +22,8 @@ class Experience:
     test: Rows
     classes: tuple[int, ...] = ()
     task: int | None = None
+    reference: Rows | None = None
+    steps: int = 0
 
 
 Stream = Iterable[Experience]
