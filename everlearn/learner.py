@@ -477,8 +477,7 @@ class Learner:
 
     def _settings(self) -> dict[str, Any]:
         names = ("epochs", "batch_size", "seed", "precision", "accumulate", "clip", "fresh_optimizer", "drop_last")
-        names += ("reference_size",)
-        return {name: vars(self)[name] for name in names} | {"processes": _world()}
+        return {name: vars(self)[name] for name in (*names, "reference_size")} | {"processes": _world()}
 
 
 _PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "planned")

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from everlearn.batch import Batch
 from everlearn.models.heads import head_of
-from everlearn.models.views import bare
+from everlearn.models.views import bare, tap
 from everlearn.objective import Objective, Output
+from everlearn.spec import one_of
 
 
 @contextmanager
@@ -20,6 +21,22 @@ def tap_input(module: nn.Module) -> Iterator[list[Tensor]]:
         yield inputs
     finally:
         handle.remove()
+
+
+@contextmanager
+def tapped(model: nn.Module, layer: str | None = None) -> Iterator[list[Tensor]]:
+    """The outputs of `layer`, or what the head reads (None), one for each pass while the block runs.
+
+    A name that is no layer's is a ValueError that names the nearest.
+    """
+    model = bare(model)
+    if layer is None:
+        with tap_input(head_of(model)[1]) as seen:
+            yield seen
+        return
+    names = [name for name, _ in model.named_modules()]
+    with tap(model.get_submodule(one_of("layer", layer, names))) as seen:
+        yield seen
 
 
 def with_features(
