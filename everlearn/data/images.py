@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from everlearn.batch import Batch, Column, Rows
+from everlearn.batch import UNLABELED, Batch, Column, Rows
 from everlearn.data.hashing import name_id
 from everlearn.data.items import Size, pixels, two_sides, within
 from everlearn.data.rows import Columns
@@ -65,7 +65,9 @@ class ImageFolder:
         return torch.stack(images)
 
 
-def load_images(root: Path, *, size: Size | None = None, channels: int = 3, in_memory: bool | None = None) -> Source:
+def load_images(
+    root: Path, *, size: Size | None = None, channels: int = 3, in_memory: bool | None = None, labels: bool = True
+) -> Source:
     """The images (PNG, JPEG, WebP, BMP, PPM, first frames of GIFs) in the folders of `root`, one a class.
 
     A folder's name is its class, and folders within it belong to it; other files are passed over. Images
@@ -73,13 +75,15 @@ def load_images(root: Path, *, size: Size | None = None, channels: int = 3, in_m
     size all must have the same. Rotation tags are not applied. Every file is decoded once now, so that a
     broken one is found before training: if fewer than 1 % are broken, or larger than 25 megapixels, they are
     quarantined, else that is a ValueError. The pixels stay in memory if `in_memory`, by default if they are
-    less than 1 GiB.
+    less than 1 GiB. Without `labels` all images below `root` are taken, in whatever folders, as rows without a label.
     """
     if channels not in {1, 3}:
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), not {channels}")
-    names, files = _classes(root)
+    names, files = _classes(root) if labels else ((), [_images(root)])
     paths = [path for found in files for path in found]
     y = torch.repeat_interleave(torch.tensor([len(found) for found in files]))
+    if not labels:
+        y.fill_(UNLABELED)
     ids = torch.tensor([name_id(path.relative_to(root).as_posix()) for path in paths])
     headers = dict(zip(paths, _each(_header, paths), strict=True))
     broken = {path: fault for path, (_, fault) in headers.items() if fault}
@@ -142,6 +146,14 @@ def _classes(root: Path) -> tuple[tuple[str, ...], list[list[Path]]]:
             f"{root} has class folders without images: {empty}; remove them, or add images ({', '.join(SUFFIXES)})"
         )
     return names, files
+
+
+def _images(root: Path) -> list[Path]:
+    """All images in `root` and in its folders."""
+    found = sorted(path for path in root.rglob("*") if _is_image(path))
+    if not found:
+        raise ValueError(f"{root} has no images ({', '.join(SUFFIXES)}), not even in its folders")
+    return found
 
 
 def _is_image(path: Path) -> bool:

@@ -1,13 +1,16 @@
 """Rows from a path: which kinds of data there are, and which one stands there."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from everlearn.batch import UNLABELED
 from everlearn.data.arrays import load_arrays, load_mapped
 from everlearn.data.hub import load_hub
 from everlearn.data.images import load_images
 from everlearn.data.items import Size
+from everlearn.data.rows import With
 from everlearn.data.source import Source, Task
 from everlearn.data.tables import load_table
 
@@ -60,6 +63,19 @@ def load(
         if name not in takes and value != _DEFAULTS.get(name):
             raise ValueError(f"{path} is {kind}, which takes {list(takes)}, and no {name}={value!r}")
     return read(path, **{name: options[name] for name in takes})
+
+
+def load_unlabelled(path: str | Path, **options: Any) -> Source:
+    """The data at `path` as rows without labels: y is `UNLABELED` in each, and there are no names of classes.
+
+    A folder of images may have them in any folders, or in none. Data of other kinds is loaded as by `load`, and its
+    answers are not looked at.
+    """
+    path = Path(path)
+    if path.is_dir() and _reader(path) is _IMAGES:
+        return load_images(path, labels=False, **{name: value for name, value in options.items() if name in _IMAGES[2]})
+    source = load(path, **options)
+    return replace(source, rows=With(source.rows, y=UNLABELED), names=())
 
 
 def _reader(path: Path) -> tuple[Callable[..., Source], str, tuple[str, ...]]:

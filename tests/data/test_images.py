@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from everlearn.data import load
+from everlearn.data import load, load_unlabelled
 from everlearn.data.images import decode
 
 SUFFIXES = ["png", "jpg", "jpeg", "webp", "bmp", "gif", "ppm"]
@@ -232,3 +232,23 @@ def test_a_bad_folder_is_an_error_that_says_what_is_wrong(tmp_path, make, option
     make(tmp_path / "images")
     with pytest.raises(ValueError, match=words):
         load(tmp_path / "images", **options)
+
+
+def test_without_labels_all_images_are_taken_wherever_they_lie(tmp_path):
+    for place in ("a.png", "cats/b.png", "cats/old/c.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3), (9, 0, 0)).save(tmp_path / place)
+    source = load_unlabelled(tmp_path)
+    assert source.names == ()
+    assert source.rows.take(torch.arange(3))["y"].tolist() == [-100] * 3
+    assert len(set(source.rows.column("id").tolist())) == 3
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match="has no images"):
+        load_unlabelled(tmp_path / "none")
+
+
+def test_labels_of_other_data_are_not_looked_at(tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.zeros((3, 2), np.float32), y=np.arange(3))
+    source = load_unlabelled(tmp_path / "rows.npz")
+    assert source.rows.take(torch.arange(3))["y"].tolist() == [-100] * 3
+    assert source.names == ()
