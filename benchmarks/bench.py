@@ -22,7 +22,7 @@ from measure import Line, machine
 from rich.console import Console
 from rich.table import Table
 
-FAMILIES = (*training.WORKS, "fisher", "closed-form", "memory", "augmentation", "start")
+FAMILIES = (*training.WORKS, "fisher", "closed-form", "memory", "augmentation", "logme", "start")
 CHOICES = (*FAMILIES, *(f"{work}/{method}" for work in training.WORKS for method in training.goals(work)))
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 
@@ -41,6 +41,7 @@ def measure(family: str, only: list[str], runs: int, threads: int, *, quick: boo
         "closed-form": parts.closed_form,
         "memory": parts.memory,
         "augmentation": parts.augmentation,
+        "logme": parts.transferability,
     }
     return list(measured[family](runs, quick=quick))
 

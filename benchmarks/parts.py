@@ -21,6 +21,7 @@ from everlearn.methods import SLDA, RanPAC
 from everlearn.models import MLP, Net, ResNet18
 from everlearn.models.fisher import fisher
 from everlearn.objective import classify
+from everlearn.transfer.scores import logme
 
 FISHER: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], int, Literal["exact", "empirical"], float | None]] = [
     ("MLP, one label a row", MLP, (784,), 6_000, "empirical", 1.6),
@@ -188,6 +189,18 @@ def augmentation(runs: int, *, quick: bool) -> Iterator[Line]:
     detail = f"by hand {per_second(count * size, other)}"
     rates = tuple(count * size / took for took in mine)
     yield Line("augmentation", "flip, crop, normalise", rates, "images/s", 100_000, detail=detail)
+
+
+def transferability(runs: int, *, quick: bool) -> Iterator[Line]:
+    """LogME of 2,000 rows of 512 features for 100 classes, beside the decomposition that any form of it begins with."""
+    rows, width, classes = (500 if quick else 2_000), 512, 100
+    random = torch.Generator().manual_seed(0)
+    y = torch.randint(classes, (rows,), generator=random)
+    f = torch.randn(rows, width, generator=random)
+    f[:, :classes] += F.one_hot(y, classes)
+    took, alone = interleaved(lambda: logme(f, y), lambda: torch.linalg.svd(f.double(), full_matrices=False), runs)
+    detail = f"its SVD alone {median(alone):.3f} s"
+    yield Line("logme", "2,000 x 512 x 100", tuple(took), "s", 0.5, more_is_better=False, detail=detail)
 
 
 def start() -> Iterator[Line]:

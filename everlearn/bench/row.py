@@ -1,7 +1,7 @@
 """A row: one method under one published protocol, and the numbers that it is held to."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 from typing import Protocol as Interface
@@ -58,6 +58,12 @@ class Row:
     def there(self) -> bool:
         """Whether this version has the method."""
         return not self.method or all(spec.name in METHODS for spec in parse_chain(self.method))
+
+    def on(self, device: str) -> "Row":
+        """The same row, run on `device`: other values, so another fingerprint. A ValueError if its protocol cannot."""
+        if "device" not in {each.name for each in fields(self.protocol)}:
+            raise ValueError(f"{self.name} runs on the CPU only; leave --device out")
+        return replace(self, protocol=replace(self.protocol, device=device))
 
     def config(self) -> dict[str, Any]:
         """What decides about the values: all but the name, the claims and the cost."""

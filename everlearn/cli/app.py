@@ -20,8 +20,8 @@ app = typer.Typer(
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, or the file of weights that it makes.")]
 
 _PANELS = {
-    "What": ("model", "weights", "data", "old", "test", "memory", "out", "config"),
-    "How the old is kept": ("method", "compare", "memory_on_disk"),
+    "What": ("model", "base", "weights", "data", "old", "unlabelled", "test", "memory", "out", "config"),
+    "How the old is kept": ("method", "strategy", "freeze", "norm", "compare", "memory_on_disk"),
     "Data": (
         "classes", "task", "target", "features", "size", "channels", "normalize", "augment", "holdout",
     ),
@@ -31,7 +31,7 @@ _PANELS = {
     ),
     "Checkpoints": ("checkpoint_steps", "checkpoint_seconds"),
 }  # fmt: skip
-_REPEATED = ("data", "test")
+_REPEATED = ("data", "unlabelled", "test")
 
 
 @app.callback(invoke_without_command=True)
@@ -48,6 +48,19 @@ def learn(**given: Any) -> None:
     from everlearn.workspace.opening import begin
 
     work(begin(_config(given)))
+
+
+def transfer(**given: Any) -> None:
+    """Tune a pretrained base to your data, and adapt it to rows without labels: a model, and a report.
+
+    All is as in `learn`, which goes on from the result: --base OUT/model.safetensors.
+    """
+    from everlearn.cli.show import work
+    from everlearn.workspace.opening import begin
+
+    given["method"] = given["method"] or "naive"
+    given["strategy"] = given["strategy"] or "auto"
+    work(begin(_config(given, required=("base", "data", "out"))))
 
 
 def resume(run: RunFolder) -> None:
@@ -101,6 +114,7 @@ def bench(  # noqa: PLR0917 (typer gives all of them by name)
     data: Annotated[Path | None, typer.Option(help="The folder with the data (default: EVERLEARN_DATA).")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch MNIST into that folder first.")] = False,
     processes: Annotated[int, typer.Option(help="Runs at a time, one thread each; 0 for all cores.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="For rows that can run elsewhere than on the CPU: cuda, mps ...")] = "",
     out: Annotated[Path, typer.Option(help="The JSON file; what is done is kept beside it.")] = Path("published.json"),
     docs: Annotated[
         Path | None, typer.Option(exists=True, help="A page, or a folder of them, whose tables are written anew.")
@@ -112,7 +126,37 @@ def bench(  # noqa: PLR0917 (typer gives all of them by name)
     if list_ or not names:
         list_rows()
     else:
-        rerun(names, seeds=seeds, data=data, processes=processes, out=out, docs=docs, fetch=download)
+        rerun(names, seeds=seeds, data=data, processes=processes, out=out, docs=docs, fetch=download, device=device)
+
+
+def choose(  # noqa: PLR0917 (typer gives all of them by name)
+    data: Annotated[Path, typer.Option(help="Training rows with labels, as learn takes them.", metavar="PATH")],
+    bases: Annotated[
+        str,
+        typer.Option(
+            help="Joined by commas: torchvision:NAME, timm:NAME, hf:NAME, FILE.py:NAME, or a saved .safetensors.",
+            metavar="A,B,...",
+        ),
+    ],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="The weights of a base that has none of its own; repeat.", metavar="BASE=FILE"),
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Look at this many rows at most, of each class its share.", min=4)] = 2000,
+    score: Annotated[str, typer.Option(help="What ranks them; ridge is there, too.")] = "logme,h-score,n-leep,knn",
+    out: Annotated[Path | None, typer.Option(help="Written: FILE.json, .svg or .html.", metavar="FILE")] = None,
+    ood: Annotated[bool, typer.Option("--ood", help="Rows unlike the training rows will matter.")] = False,
+    size: Annotated[int, typer.Option(help="Read images at this size; 0 for each base's own.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="Where the bases run.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the rows that are looked at.")] = 0,
+) -> None:
+    """Which pretrained base to begin with: scores against costs, and a strategy with its reason."""
+    from everlearn.cli.choose import compared
+
+    compared(
+        data, bases, weights or [], scores=score, most=rows, out=out, out_of_distribution=ood, size=size,
+        device=device, seed=seed,
+    )  # fmt: skip
 
 
 def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> Config:
@@ -151,24 +195,27 @@ def _flags(function: Callable[..., None], names: list[str], *others: Parameter) 
 
 
 _METAVARS = {
-    **dict.fromkeys(("data", "old", "test", "out"), "PATH"),
+    **dict.fromkeys(("data", "old", "unlabelled", "test", "out"), "PATH"),
     **dict.fromkeys(("weights", "memory", "config"), "FILE"),
-    **dict.fromkeys(("classes", "features", "augment"), "A,B,..."),
+    **dict.fromkeys(("classes", "features", "augment", "freeze"), "A,B,..."),
+    **dict.fromkeys(("base", "strategy"), "NAME"),
     **dict.fromkeys(("method", "optimizer", "scheduler"), "NAME:KEY=VALUE,..."),
     "model": "FILE:NAME",
 }
 _EVALUATION = [
-    *("model", "weights", "data", "classes", "task", "target", "features", "size", "channels", "normalize"),
+    *("model", "base", "weights", "data", "classes", "task", "target", "features", "size", "channels", "normalize"),
     *("head", "coverage", "device", "batch_size", "threads"),
 ]
 
 
+_NOT_TRANSFER = ("model", "old", "memory")
 _TRIALS = Annotated[int, typer.Option(help="How many settings are tried in all.", min=1, rich_help_panel="Trials")]
 _FIRST = Annotated[
     int, typer.Option(help="How many of the arrivals a trial may learn from.", min=1, rich_help_panel="Trials")
 ]
 
 app.command()(_flags(learn, list(TYPES)))
+app.command()(_flags(transfer, [name for name in TYPES if name not in _NOT_TRANSFER]))
 app.command()(resume)
 app.command()(_flags(evaluate, _EVALUATION))
 app.command()(
@@ -179,6 +226,7 @@ app.command()(
         Parameter("first", Parameter.KEYWORD_ONLY, default=1, annotation=_FIRST),
     )
 )
+app.command()(choose)
 app.command()(methods)
 app.command()(demo)
 app.command()(bench)

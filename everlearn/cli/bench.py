@@ -43,13 +43,23 @@ def list_rows() -> None:
 
 
 def rerun(
-    names: Sequence[str], *, seeds: int, data: Path | None, processes: int, out: Path, docs: Path | None, fetch: bool
+    names: Sequence[str],
+    *,
+    seeds: int,
+    data: Path | None,
+    processes: int,
+    out: Path,
+    docs: Path | None,
+    fetch: bool,
+    device: str = "",
 ) -> None:
     """Runs the rows that `names` choose, shows and writes what came out, and exits with 1 if one of them fails."""
     folder = data or Path(os.environ.get("EVERLEARN_DATA") or "data")
     if fetch:
         download(folder)
     rows = chosen(names)
+    if device:
+        rows = [moved for row in rows for moved in _moved(row, device, asked=row.name in names)]
     jobs = [job for row in rows for job in _jobs(row, seeds, folder, out, asked=row.name in names)]
     try:
         with _progress(jobs) as said, workers(processes or os.cpu_count() or 1) as pool:
@@ -89,6 +99,17 @@ def chosen(names: Sequence[str]) -> list[Row]:
         if name != ALL and not any(fnmatchcase(row, name) for row in ROWS):
             raise ValueError(f"there is no row {name!r}{nearest(name, ROWS)}; everlearn bench --list shows all")
     return [row for row in ROWS.values() if any(name == ALL or fnmatchcase(row.name, name) for name in names)]
+
+
+def _moved(row: Row, device: str, *, asked: bool) -> list[Row]:
+    """The row on that device. One that cannot be there is an error if asked for by name, and else a line."""
+    try:
+        return [row.on(device)]
+    except ValueError as error:
+        if asked:
+            raise
+        say(f"{row.name} is left out: {error}")
+        return []
 
 
 def _jobs(row: Row, seeds: int, folder: Path, out: Path, *, asked: bool) -> list[Job]:

@@ -66,7 +66,8 @@ def work(run: Run, *, quiet: bool = False, tables: Tables = lambda runs: [outcom
     if all(scores.learned for scores in run.scores.values()):
         for table in tables(run.scores):
             console.print(table)
-    console.print(_verdict(run.scores), markup=False, soft_wrap=True)
+    if not run.config.strategy:
+        console.print(_verdict(run.scores), markup=False, soft_wrap=True)
     _results(run)
 
 
@@ -92,7 +93,9 @@ def _resumable(folder: Path) -> Iterator[None]:
 def _given(run: Run) -> None:
     """What the run works with."""
     data = run.data
-    lines = {"weights": ", ".join(str(run.loaded).splitlines())}
+    lines = {"weights": ", ".join(str(run.loaded).splitlines()) if run.loaded else "none: all are drawn anew"}
+    if run.config.strategy:
+        lines["strategy"] = (run.strategy or PLAIN) + (f": {run.reason}" if run.reason else "")
     new = data.classes[data.known :]
     for name, each in zip(data.names, (data.past, *data.arrivals), strict=True):
         if len(each.train):
@@ -123,7 +126,7 @@ def outcome(runs: Mapping[str, Scores]) -> Table:
     table.add_column("accuracy, %" if kept.kind == "accuracy" else "mean squared error", overflow="fold")
     for title in ("test rows", "before", "after", *((PLAIN,) if others else ())):
         table.add_column(title, justify="right")
-    for on in range(kept.learned):
+    for on in (on for on in range(kept.learned) if on or kept.at(last, on)):  # what is transferred to has no past
         asked = kept.at(last, on)
         cells = [kept.at(0, on), asked, *(other.at(last, on) for other in others)]
         table.add_row(

@@ -1,7 +1,7 @@
 """Weights into a model: fitted all or nothing, and told what fitted."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from everlearn.models.adapting import ADAPTATIONS, adapt_all, has_positions
 from everlearn.models.heads import grow, head_of
 from everlearn.models.reading import read, state_dict_in
 from everlearn.models.report import Conversion, LoadError, Mismatch, Report, dtype_name, listed
 from everlearn.models.views import bare
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.")
-"""What wrappers put before the names of weights: DDP, `torch.compile`, Lightning and the like."""
+PREFIXES = (
+    *("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net."),
+    *("base_model.", "feature_extractor.", "trunk.", "student.", "teacher.", "encoder_q.", "online_encoder."),
+)
+"""What wrappers put before the names of weights: DDP, `torch.compile`, Lightning, self-supervision and the like."""
 
 
 def load_weights(
@@ -26,6 +30,7 @@ def load_weights(
     head: Literal["strict", "skip", "grow"] = "strict",
     head_name: str | None = None,
     prefixes: Sequence[str] = PREFIXES,
+    adapt: Collection[str] = (),
 ) -> Report:
     """Fills `model` from a file (see `read_weights`) or from the mapping in one, and says what was loaded.
 
@@ -38,6 +43,12 @@ def load_weights(
     * "grow": the saved rows become its first ones, after it has been given more outputs if the source has
       more. Its Parameters are new ones then: make the optimizer afterwards.
 
+    `adapt` names what may be made to fit the input of this model, if it has another one: "positions" (learned
+    positions, and patches of another size) and "channels" of the first layer (see `adapted`). The report names
+    each tensor; positions that cannot be adapted are an error then. Nothing is adapted unasked: another shape
+    says more often that the file is the wrong one, and what was adapted computes something else. A base for
+    transfer is always used on other data, so `open_base` asks for both.
+
     Less than `coverage` of the parameters, a head against its rule, a NaN or an infinity (but a buffer may
     hold -inf, as masks do) are a LoadError, and nothing at all is written. `num_batches_tracked` may be
     missing.
@@ -46,6 +57,8 @@ def load_weights(
         raise ValueError(f'head must be "strict", "skip" or "grow", but is {head!r}')
     if not 0 <= coverage <= 1:
         raise ValueError(f"coverage must be a share from 0 to 1, but is {coverage}")
+    if strange := sorted(set(adapt) - set(ADAPTATIONS)):
+        raise ValueError(f"adapt takes {' and '.join(ADAPTATIONS)}, but not {strange[0]!r}")
     model = bare(model)
     own = _own(model)
     if isinstance(source, Mapping):
@@ -61,9 +74,10 @@ def load_weights(
     lengths = {len(found[name]) for name in parts & found.keys() if found[name].dim()}
     grows = parts if head == "grow" and len(lengths) == 1 else set()
 
+    fitting, adaptations = adapt_all(found, own, adapt)
     staged = {
         name: _converted(name, own[name], value)
-        for name, value in found.items()
+        for name, value in fitting.items()
         if name not in kept and _fits(value, own[name], any_rows=name in grows)
     }
     # Weights tied to loaded ones, and counters of batches, are missing by name alone.
@@ -90,12 +104,18 @@ def load_weights(
         prefix=prefix,
         head=_verdict(layer, head, outputs, max(lengths) if grows else outputs, lacking=bool(lacking)),
         coverage=_coverage([own[name] for name in own if name not in kept], filled),
+        adapted=tuple(each for each in adaptations if each.name in staged),
     )
     refusals = []
     if not staged or report.coverage < coverage:
         refusals.append(
             f"fills {report.coverage:.1%} of its parameters, but at least {coverage:.0%} were asked for: is "
             "it of another architecture? To fill a part, load into that part; to accept less, lower coverage"
+        )
+    if lost := [each.name for each in report.mismatched if "positions" in adapt and has_positions(each.name)]:
+        refusals.append(
+            f"has positions {listed(lost)} for which there is no rule: not of a square grid, or of a longer text. "
+            "Make the model for as many positions, or leave them out of adapt to keep its own, untrained ones"
         )
     if lacking:
         refusals.append(

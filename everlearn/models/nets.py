@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everlearn.models.heads import drawn
+from everlearn.models.views import bare
 from everlearn.randomness import mix
 
 
@@ -168,3 +169,8 @@ class MultiHead(nn.Module):
         self.grow_tasks(tasks)
         del self.heads[max(tasks, 1) :]
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def head_for(model: nn.Module, task: int | None, head: str | None = None) -> str | None:
+    """The name of the layer that answers about `task`: in a `MultiHead` the task's own, elsewhere `head`."""
+    return f"heads.{task or 0}" if isinstance(bare(model), MultiHead) else head

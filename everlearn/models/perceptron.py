@@ -12,20 +12,19 @@ from everlearn.randomness import seeded
 class Perceptron(nn.Sequential):
     """Linear layers with a rectifier after each but the last: discriminators, critics, second heads.
 
-    It has no layers before `widen` or a saved state says how many inputs it has.
+    It has no layers before `widen` or a saved state says how many inputs it has. Its weights are drawn from a normal
+    distribution with standard deviation `spread`, biases being 0; None: as those of `nn.Linear`.
     """
 
-    def __init__(self, hidden: tuple[int, ...] = (1024, 1024), outputs: int = 1) -> None:
+    def __init__(self, hidden: tuple[int, ...] = (1024, 1024), outputs: int = 1, spread: float | None = None) -> None:
         super().__init__()
-        self.hidden, self.outputs = hidden, outputs
+        self.hidden, self.outputs, self.spread = hidden, outputs, spread
 
     def widen(self, inputs: int, seed: int, outputs: int | None = None) -> None:
         """Gives it layers for `inputs` numbers, drawn with `seed`; as it is, if it has them already."""
         self.outputs = self.outputs if outputs is None else outputs
-        if len(self) and self.widths == (inputs, *self.hidden, self.outputs):
-            return
-        with seeded(seed):
-            self._build((inputs, *self.hidden, self.outputs))
+        if self.widths != (inputs, *self.hidden, self.outputs):
+            self._build((inputs, *self.hidden, self.outputs), seed)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -33,13 +32,18 @@ class Perceptron(nn.Sequential):
         layers = [layer for layer in self if isinstance(layer, nn.Linear)]
         return (layers[0].in_features, *(layer.out_features for layer in layers)) if layers else ()
 
-    def _build(self, widths: tuple[int, ...]) -> None:
+    def _build(self, widths: tuple[int, ...], seed: int = 0) -> None:
         for name in list(self._modules):
-            del self[int(name)]
-        for before, after in pairwise(widths):
-            if len(self):
-                self.append(nn.ReLU())
-            self.append(nn.Linear(before, after))
+            del self._modules[name]
+        with seeded(seed):
+            for before, after in pairwise(widths):
+                if len(self):
+                    self.append(nn.ReLU())
+                layer = nn.Linear(before, after)
+                if self.spread is not None:
+                    nn.init.normal_(layer.weight, std=self.spread)
+                    nn.init.zeros_(layer.bias)
+                self.append(layer)
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         shapes = [value.shape for name, value in state.items() if name.startswith(prefix) and name.endswith("weight")]

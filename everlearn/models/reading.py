@@ -71,23 +71,28 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
     """The names of the classes that `save_weights` wrote into a `.safetensors` file, or None."""
-    path = Path(path)
-    _present(path)
-    if path.suffix != ".safetensors":
-        return None
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            notes: dict[str, str] = file.metadata() or {}
-    except SafetensorError as error:
-        raise LoadError(_not_safetensors(path, error)) from None
+    notes = read_metadata(path)
     if "classes" not in notes:
         return None
     try:
         return Classes(json.loads(notes["classes"])).names
     except (ValueError, TypeError, RecursionError) as error:
         raise LoadError(f"the classes in {path} are no list of different names: {error}") from None
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts by name that `save_weights` wrote into a `.safetensors` file; files of torch have none."""
+    path = Path(path)
+    _present(path)
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise LoadError(_not_safetensors(path, error)) from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -60,6 +60,16 @@ def settled_norms(model: nn.Module, *, settled: bool = True) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unshaken(model: nn.Module, *, settled: bool = True) -> Iterator[None]:
+    """The model in eval mode, where nothing is drawn by chance, but for normalisations that are not to be `settled`."""
+    moving = [m for m in bare(model).modules() if isinstance(m, _NormBase) and m.training and not settled]
+    with evaluating(bare(model)):
+        for module in moving:
+            module.training = True
+        yield
+
+
 def survivors(values: Tensor, among: Tensor, share: float) -> Tensor:
     """The mask of those `among` (a mask) that are left when the `share` of lowest magnitude goes; of equals, the last.
 

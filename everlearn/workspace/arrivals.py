@@ -1,5 +1,6 @@
 """The data that a user names, as the past and the arrivals of a run: what is learned, and what is tested on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ import torch
 
 from everlearn import border
 from everlearn.batch import Batch, Column, Rows, tensor
-from everlearn.data import Concat, Relabelled, Source, Subset, load
+from everlearn.data import Concat, Relabelled, Source, Subset, is_images, load, load_unlabelled
 from everlearn.data.hashing import name_id, row_ids
 from everlearn.data.rows import Around
 from everlearn.models import Classes, read_classes
 from everlearn.streams import Experience
-from everlearn.workspace.config import Config
+from everlearn.workspace.config import Config, sides
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,28 @@ class Data:
     quarantined: tuple[Path, ...]
 
 
-def load_sources(config: Config) -> dict[str, Source]:
-    """All data of a run, by path."""
-    return {path: _load(config, path) for path in dict.fromkeys((config.old, *config.data, *config.test)) if path}
+def load_sources(config: Config, size: tuple[int, int] | None = None) -> dict[str, Source]:
+    """All data of a run, by path, those without labels by `bare` of it; `size` is that of images if none is asked for.
+
+    >>> bare("new/photos")
+    'new/photos, without labels'
+    """
+    labelled = {
+        path: _load(config, path, size) for path in dict.fromkeys((config.old, *config.data, *config.test)) if path
+    }
+    return labelled | {bare(path): _load(config, path, size, labels=False) for path in config.unlabelled}
 
 
-def arrange(config: Config, sources: dict[str, Source], outputs: int) -> Data:
-    """The experiences that the data make for a model with `outputs` outputs."""
-    _alike(sources)
+def bare(path: str) -> str:
+    """What data is called whose labels, if it has any, are not looked at."""
+    return f"{path}, without labels"
+
+
+def arrange(config: Config, sources: dict[str, Source], outputs: int, carried: tuple[str, ...] = ()) -> Data:
+    """The experiences that the data make for a model with `outputs` outputs, whose classes are `carried`, if known."""
+    alike(sources)
     regression = config.task == "regression"
-    classes = Classes() if regression else Classes(_known_classes(config, sources, outputs))
+    classes = Classes() if regression else Classes(_known_classes(config, sources, outputs, carried))
     known = len(classes)
     if config.old and not regression:
         _none_unknown(f"the old data {config.old}", sources[config.old].names, classes, "new classes come with --data")
@@ -55,39 +68,41 @@ def arrange(config: Config, sources: dict[str, Source], outputs: int) -> Data:
         for path, source in sources.items()
     }
     train = [rows[config.old] if config.old else None, *(rows[path] for path in config.data)]
-    tests, held_out = _tests(config, rows, train, regression=regression, known=known)
+    tests, apart = _tests(config, rows, train, regression=regression, known=known)
     experiences = []
     for index, (path, learn, test) in enumerate(zip((config.old, *config.data), train, tests, strict=True)):
-        labels = () if regression or learn is None else _labels(learn)
+        labels = () if regression or learn is None else labels_of(learn)
         if index == 0 and not regression:
             labels = tuple(range(known))
         if learn is None:
-            experiences.append(Experience(index, _nothing(train), test, labels))
+            experiences.append(Experience(index, nothing(train), test, labels))
             continue
-        kept = Subset(learn, _held_out(learn, config.holdout, test=False)) if held_out else learn
-        experiences.append(Experience(index, _distinct(Path(path), kept, sources[path]), test, labels))
+        kept = Subset(learn, held_out(learn, config.holdout, test=False)) if apart else learn
+        experiences.append(Experience(index, distinct(Path(path), kept, sources[path]), test, labels))
     quarantined = tuple(path for source in sources.values() for path in source.quarantined)
     return Data(
         experiences[0],
         tuple(experiences[1:]),
-        ("old", *(_name(path, place, len(config.data)) for place, path in enumerate(config.data, 1))),
+        ("old", *(name_of(path, place, len(config.data)) for place, path in enumerate(config.data, 1))),
         classes.names,
         known,
-        held_out,
+        apart,
         quarantined,
     )
 
 
-def load_questions(config: Config, outputs: int) -> tuple[Rows, tuple[str, ...], int]:
+def load_questions(
+    config: Config, outputs: int, carried: tuple[str, ...] = (), size: tuple[int, int] | None = None
+) -> tuple[Rows, tuple[str, ...], int]:
     """All rows of `config.data`, the names of their classes, and how many of these the model knows.
 
     The others count as wrong answers. Old data, where there is some, is read for the names of its classes only.
     """
-    sources = {path: _load(config, path) for path in dict.fromkeys((config.old, *config.data)) if path}
-    _alike(sources)
+    sources = {path: _load(config, path, size) for path in dict.fromkeys((config.old, *config.data)) if path}
+    alike(sources)
     if config.task == "regression":
         return Concat([sources[path].rows for path in config.data]), (), 0
-    classes = Classes(_known_classes(config, sources, outputs))
+    classes = Classes(_known_classes(config, sources, outputs, carried))
     known = len(classes)
     rows = []
     for source in (sources[path] for path in config.data):
@@ -96,14 +111,17 @@ def load_questions(config: Config, outputs: int) -> tuple[Rows, tuple[str, ...],
     return Concat(rows), classes.names, known
 
 
-def _load(config: Config, path: str) -> Source:
+def _load(config: Config, path: str, size: tuple[int, int] | None = None, *, labels: bool = True) -> Source:
     options: dict[str, Any] = {"task": config.task, "channels": config.channels}
     if config.size:
-        options["size"] = _size(config.size)
+        options["size"] = sides(config.size)
+    elif size is not None and is_images(path):
+        options["size"] = size
     if Path(path).is_file():
         Path(path).open("rb").close()  # who may not read it should hear that, and not that it is damaged
     try:
-        source = load(path, target=config.target or None, features=config.features or None, **options)
+        read: Callable[..., Source] = load if labels else load_unlabelled
+        source = read(path, target=config.target or None, features=config.features or None, **options)
     except ImportError as error:  # an optional dependency, with the way to install it
         raise ValueError(str(error)) from error
     if source.rows.resident:
@@ -126,18 +144,11 @@ def _clean(path: str, rows: Rows) -> None:
             raise border.NonFiniteError(f"{path}{after}: {error}") from error
 
 
-def _size(text: str) -> int | tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdecimal() for side in sides):
-        raise ValueError(f"cannot read --size {text!r}; expected pixels, as in 32, or HEIGHTxWIDTH, as in 32x48")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
 def _sample(rows: Rows) -> Batch:
     return rows.take(torch.zeros(1, dtype=torch.int64))
 
 
-def _alike(sources: dict[str, Source]) -> None:
+def alike(sources: dict[str, Source]) -> None:
     """Raises a ValueError unless all rows are of one kind, and tables have their features in one order."""
     (first, model), *others = ((path, _sample(source.rows).get("x")) for path, source in sources.items())
     if not isinstance(model, torch.Tensor):
@@ -193,7 +204,7 @@ class Marked(Around):
         return torch.as_tensor(column) ^ self.mark if name == "id" else column
 
 
-def _distinct(path: Path, rows: Rows, source: Source) -> Rows:
+def distinct(path: Path, rows: Rows, source: Source) -> Rows:
     """The rows with ids of their own: a file of tomorrow may have the name and the places of one of today.
 
     The ids that a table has itself are kept, since they say which rows are the same.
@@ -203,16 +214,18 @@ def _distinct(path: Path, rows: Rows, source: Source) -> Rows:
     return rows if own else Marked(rows, name_id(source.fingerprint))
 
 
-def _known_classes(config: Config, sources: dict[str, Source], outputs: int) -> tuple[str, ...]:
+def _known_classes(
+    config: Config, sources: dict[str, Source], outputs: int, carried: tuple[str, ...] | None = ()
+) -> tuple[str, ...]:
     """The names of the classes that the model answers for."""
     if config.classes:
         if len(config.classes) != outputs:
             raise ValueError(f"--classes names {len(config.classes)} classes, but the model has {outputs} outputs")
         return config.classes
-    carried = read_classes(config.weights)
+    carried = carried or (None if config.base else read_classes(config.weights))
     if carried is not None:
         return carried
-    weights = Path(config.weights)
+    weights = Path(config.base or config.weights)
     for beside in (weights.with_suffix(".safetensors"), weights.with_suffix("") / f"{weights.stem}.safetensors"):
         if beside.is_file() and (carried := read_classes(beside)) is not None and len(carried) == outputs:
             return carried
@@ -234,8 +247,8 @@ def _tests(
 ) -> tuple[list[Rows], bool]:
     """The test rows of the past and of each arrival, and whether they have to be held out of the training rows."""
     if not config.test:
-        nothing = _nothing(train)
-        return [nothing if r is None else Subset(r, _held_out(r, config.holdout, test=True)) for r in train], True
+        none = nothing(train)
+        return [none if r is None else Subset(r, held_out(r, config.holdout, test=True)) for r in train], True
     if len(config.test) == len(train):
         return [rows[path] for path in config.test], False
     if len(config.test) > 1:
@@ -262,28 +275,30 @@ def _own_classes(train: list[Rows | None], known: int) -> list[list[int]]:
     first = dict.fromkeys(range(known), 0)
     own = [list(first)]
     for index, rows in enumerate(train[1:], 1):
-        labels = () if rows is None else _labels(rows)
+        labels = () if rows is None else labels_of(rows)
         own.append([label for label in labels if first.setdefault(label, index) == index] or list(labels))
     return own
 
 
-def _held_out(rows: Rows, share: float, *, test: bool) -> torch.Tensor:
+def held_out(rows: Rows, share: float, *, test: bool) -> torch.Tensor:
     """Positions held out for testing, or those that are not: by the hash in the row's id, so they stay the same."""
     ids = torch.as_tensor(rows.column("id"))
     out = (ids % 1_000_003) < share * 1_000_003
     return (out if test else ~out).nonzero().flatten()
 
 
-def _labels(rows: Rows) -> tuple[int, ...]:
+def labels_of(rows: Rows) -> tuple[int, ...]:
+    """The labels that there are among the rows."""
     labels: Any = rows.column("y")  # an int64 tensor
     return tuple(labels.unique().tolist())
 
 
-def _nothing(train: list[Rows | None]) -> Rows:
+def nothing(train: list[Rows | None]) -> Rows:
     """No rows, of the kind that there would be."""
     some = next(rows for rows in train if rows is not None)
     return Subset(some, torch.zeros(0, dtype=torch.int64))
 
 
-def _name(path: str, place: int, arrivals: int) -> str:
+def name_of(path: str, place: int, arrivals: int) -> str:
+    """What an arrival is called in tables."""
     return "new" if arrivals == 1 else f"{place}: {Path(path).stem}"

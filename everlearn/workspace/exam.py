@@ -9,6 +9,7 @@ from everlearn.objective import classify, regress
 from everlearn.workspace.arrivals import load_questions
 from everlearn.workspace.config import Config
 from everlearn.workspace.model import check_answers, load_model, outputs_of
+from everlearn.workspace.strategies import settle
 from everlearn.workspace.training import make_optimizer, make_view, use_machine
 
 
@@ -16,7 +17,7 @@ from everlearn.workspace.training import make_optimizer, make_view, use_machine
 class Exam:
     """What came out of an examination."""
 
-    loaded: Report
+    loaded: Report | None
     """Of the weights."""
     result: Result
     unknown: tuple[str, ...]
@@ -26,15 +27,17 @@ class Exam:
 def examine(config: Config) -> Exam:
     """The model of `config` is asked about all rows of its data."""
     use_machine(config)
-    model, loaded = load_model(config)
-    rows, classes, known = load_questions(config, outputs_of(model, config))
+    config = settle(config)
+    loaded = load_model(config)
+    model = loaded.model
+    rows, classes, known = load_questions(config, outputs_of(model, config), loaded.classes, loaded.size)
     learner = Learner(
         model,
         objective=classify if config.task == "classification" else regress,
-        optimizer=make_optimizer(config.optimizer),  # it is never stepped
-        view=make_view(config, rows),
+        optimizer=make_optimizer(config.optimizer, model, config.head),  # it is never stepped
+        view=make_view(config, rows, loaded),
         device=config.device,
     )
     check_answers(config, learner, rows)
     about = {"names": classes} if config.task == "classification" else {"kind": "error"}
-    return Exam(loaded, learner.evaluate(rows, batch_size=config.batch_size, **about), classes[known:])
+    return Exam(loaded.report, learner.evaluate(rows, batch_size=config.batch_size, **about), classes[known:])

@@ -8,12 +8,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from everlearn import checkpoint
+from everlearn.models.named import model_file
 from everlearn.workspace.arrivals import Data, arrange, load_sources
 from everlearn.workspace.config import Config, make, settled
 from everlearn.workspace.folder import folder_of, weights_of
-from everlearn.workspace.model import load_model, model_file, outputs_of
+from everlearn.workspace.model import load_model, outputs_of
 from everlearn.workspace.run import Run, environment
+from everlearn.workspace.strategies import propose, sensible, settle
 from everlearn.workspace.training import use_machine
+from everlearn.workspace.transferring import arrange_transfer
 
 
 def begin(config: Config) -> Run:
@@ -65,19 +68,35 @@ def _prepare(config: Config, inputs: dict[str, str]) -> Run:
     ValueError.
     """
     use_machine(config)
-    files = {"model": model_file(config.model), "weights": Path(config.weights), "memory": Path(config.memory)}
+    code = model_file(config.model) if config.model else _file_of(config.base)
+    files = {"model": code, "weights": Path(config.weights), "memory": Path(config.memory)}
     there = {f"{name} {path}": path for name, path in files.items() if path is not None and path.is_file()}
     _unchanged(inputs, {name: _hash(path.read_bytes()) for name, path in there.items()})
-    model, loaded = load_model(config)
-    sources = load_sources(config)
+    if config.strategy not in ("", "auto"):
+        sensible(config)
+    loaded = load_model(config)
+    sources = load_sources(config, loaded.size)
     _unchanged(inputs, {f"data {path}": source.fingerprint for path, source in sources.items()})
-    data = arrange(config, sources, outputs_of(model, config))
+    if config.strategy:
+        data = arrange_transfer(config, sources)
+    else:
+        data = arrange(config, sources, outputs_of(loaded.model, config), loaded.classes)
     _unchanged(inputs, {"the classes": _hash(json.dumps(data.classes).encode())})
-    run = Run(config, data, loaded, _memory(config, data) if config.memory else None)
+    proposal = propose(config, data, loaded) if config.strategy == "auto" else None
+    config = settle(config, proposal)
+    run = Run(config, data, loaded.report, _memory(config, data) if config.memory else None)
+    if proposal is not None:
+        run.strategy, run.reason = proposal.name, proposal.reason
     with TemporaryDirectory() as folder:
         for method in run.contenders.values():
             run.rehearse(method, Path(folder))
     return run
+
+
+def _file_of(base: str) -> Path | None:
+    """The file that a base is in, or whose code makes it."""
+    file, code, _ = base.partition(".py:")
+    return Path(f"{file}.py") if code else Path(base)
 
 
 def _unchanged(inputs: dict[str, str], now: dict[str, str]) -> None:

@@ -29,11 +29,13 @@ from everlearn.models.report import Report as LoadReport
 from everlearn.objective import classify, regress
 from everlearn.randomness import mix, seed_globals
 from everlearn.spec import parse_chain
+from everlearn.streams import Experience
 from everlearn.workspace.arrivals import Data
 from everlearn.workspace.config import Config
 from everlearn.workspace.folder import done, file_name, folder_of, locked, weights_of
 from everlearn.workspace.model import check_answers, few, load_model
 from everlearn.workspace.training import make_optimizer, make_scheduler, make_view
+from everlearn.workspace.transferring import first_of
 
 PLAIN = "fine-tuning"
 """What plain fine-tuning is called in tables."""
@@ -55,11 +57,16 @@ class Moment:
 class Run:
     """A run in its folder. Made by `opening`; `steps` does the work, `report` tells what came out."""
 
-    def __init__(self, config: Config, data: Data, loaded: LoadReport, kept: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, config: Config, data: Data, loaded: LoadReport | None, kept: dict[str, Any] | None = None
+    ) -> None:
         self.config, self.data, self.loaded, self.kept = config, data, loaded, kept
         self.folder = folder_of(config.out)
+        self.strategy, self.reason = config.strategy, ""
+        """How a base is tuned, and why, if nobody asked for it."""
         self.scores: dict[str, Scores] = {}
         self._learner: Learner | None = None
+        self._base: Any = None
         self._save: Callable[[], object] = lambda: None
 
     @property
@@ -154,19 +161,21 @@ class Run:
 
     def _new(self, method: str, *, folder: Path | None = None, compile: bool | None = None) -> Learner:  # noqa: A002
         config = self.config
-        model, _ = load_model(config)
-        grow = config.task == "classification" and len(self.data.classes) > self.data.known
+        loaded = load_model(config, self.data.classes)
+        self._base = loaded.base
+        new = config.task == "classification" and len(self.data.classes) > self.data.known
+        grow = new and not config.strategy  # a base that is tuned has the head that it needs
         place = str((folder or self.folder) / "memory" / file_name(method)) if config.memory_on_disk else None
         return Learner(
-            model,
+            loaded.model,
             self._method(method, grow=grow, folder=place),
             classify if config.task == "classification" else regress,
-            optimizer=make_optimizer(config.optimizer),
+            optimizer=make_optimizer(config.optimizer, loaded.model, config.head),
             scheduler=make_scheduler(config.scheduler),
             epochs=config.epochs,
             batch_size=config.batch_size,
             seed=config.seed,
-            view=make_view(config, self.data.arrivals[0].train),
+            view=make_view(config, self.data.arrivals[0].train, loaded),
             device=config.device,
             precision=config.precision,  # type: ignore[arg-type]  # checked by the learner
             accumulate=config.accumulate,
@@ -200,7 +209,7 @@ class Run:
 
     def _inherit(self, learner: Learner, method: str) -> None:
         """Gives the method what is left of the past: an earlier run's memory, old data, the model as it is."""
-        if method == "naive":
+        if method == "naive" or self.config.strategy:  # what is transferred to has no past
             learner.experience = 1
             return
         kept, on_disk = self.kept, self.config.memory_on_disk
@@ -229,7 +238,9 @@ class Run:
         config, data = self.config, self.data
         learner = self._new(method, folder=folder, compile=False)
         if not any(weight.requires_grad for weight in learner.model.parameters()):
-            raise ValueError(f"all weights of {config.model} are frozen (requires_grad is False), so it cannot learn")
+            raise ValueError(
+                f"all weights of {config.model or config.base} are frozen (requires_grad is False), so it cannot learn"
+            )
         for experience in (data.past, *data.arrivals):
             for rows in (experience.train, experience.test):
                 if len(rows):
@@ -238,17 +249,30 @@ class Run:
         for experience in data.arrivals:
             sizes = (len(experience.train), config.batch_size, config.accumulate)
             border.trainable_batches(learner.model, *sizes, drop_last=config.drop_last)
-        remembered, first = self._remembered(), data.arrivals[0]
-        if len(remembered):
-            learner.remember(replace(data.past, train=few(remembered)))
+        if not config.strategy:
+            self._rehearse_past(learner, method)
+        learner.batch_size, learner.accumulate = min(2, config.batch_size), 1
+        for experience in self._samples():
+            for _ in learner.steps(experience):
+                learner.stop()
+
+    def _rehearse_past(self, learner: Learner, method: str) -> None:
+        if len(remembered := self._remembered()):
+            learner.remember(replace(self.data.past, train=few(remembered)))
         elif measuring := [spec.name for spec in parse_chain(method) if METHODS[spec.name].card.measures]:
             raise ValueError(
                 f"{measuring[0]} measures on past data what the model depends on, and there is none; give --old, or "
                 "the --memory of an earlier run that kept rows"
             )
-        learner.batch_size, learner.accumulate = min(2, config.batch_size), 1
-        for _ in learner.steps(replace(first, train=few(first.train))):
-            learner.stop()
+
+    def _samples(self) -> Iterator[Experience]:
+        """Some rows of the first arrival, and of the first that stands beside a reference."""
+        alone = [each for each in self.data.arrivals if each.reference is None]
+        beside = [each for each in self.data.arrivals if each.reference is not None]
+        for each in (*alone[:1], *beside[:1]):
+            labelled = self.config.strategy and each.reference is None and self.config.task == "classification"
+            train = first_of(each.train, 2) if labelled else few(each.train)
+            yield replace(each, train=train, reference=each.reference and few(each.reference))
 
     def _measure(self, learner: Learner, scores: Scores, *, after: int, final: bool) -> None:
         for on, experience in enumerate((self.data.past, *self.data.arrivals)):
@@ -267,7 +291,11 @@ class Run:
         assert learner is not None  # noqa: S101 (there is always a contender)
         classes = self.data.classes if self._kind == "accuracy" else None
         for path in self.weights:
-            save_weights(learner.model, path, classes=classes if path.suffix == ".safetensors" else None)
+            if self._base is not None and path.suffix == ".safetensors":
+                self._base.classes = classes
+                self._base.save(path)
+            else:
+                save_weights(learner.model, path, classes=classes if path.suffix == ".safetensors" else None)
         folder = self.folder / "memory" / file_name(self.config.method) if self.config.memory_on_disk else ""
         checkpoint.save(
             {

@@ -119,3 +119,12 @@ def test_what_is_not_random_is_run_once(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROWS", {"sure": sure.__class__(**{**vars(sure), "random": False})})
     assert bench("sure", "--data", str(tmp_path), "--seeds", "5")[0] == 0
     assert measured(tmp_path) == [0]
+
+
+def test_a_device_is_for_rows_that_can_run_there(bench, tmp_path):
+    code, said = bench("one", "--device", "cuda", "--data", str(tmp_path))
+    assert code == 2
+    assert "one runs on the CPU only; leave --device out" in said.out + said.err
+    _, said = bench("tw*", "--device", "cuda", "--data", str(tmp_path))
+    assert "two is left out: two runs on the CPU only" in said.out + said.err
+    assert measured(tmp_path) == []

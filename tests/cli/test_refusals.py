@@ -556,7 +556,7 @@ def test_what_is_no_method(everlearn):
 
 
 def test_a_bug_keeps_its_traceback(learn, monkeypatch):
-    def broken(_text):
+    def broken(*_):
         raise KeyError("a bug")
 
     monkeypatch.setattr("everlearn.workspace.run.make_optimizer", broken)

@@ -2,8 +2,9 @@
 
 import torch
 
+from everlearn.models.named import build_model, model_file
 from everlearn.workspace.config import make
-from everlearn.workspace.model import build_model, load_model, model_file
+from everlearn.workspace.model import load_model
 
 
 def test_the_constructor_draws_from_no_generator_but_torch_own(shop):
@@ -22,7 +23,8 @@ def test_what_the_weights_leave_out_is_the_same_for_one_seed(shop, tmp_path):
     biases = []
     for seed in (0, 0, 1):
         given = {"model": shop.model(), "weights": str(tmp_path / "part.pth"), "data": ["x"], "out": "run"}
-        model, report = load_model(make(given | {"seed": seed}))
+        loaded = load_model(make(given | {"seed": seed}))
+        model, report = loaded.model, loaded.report
         assert report.missing == ("body.0.bias",)
         biases.append(dict(model.named_parameters())["body.0.bias"].detach())
     assert torch.equal(biases[0], biases[1])

@@ -1,0 +1,26 @@
+"""CIFAR-100 in ten arrivals to MobileNetV2: what a frozen base, an adapted one, and tuning on and on are worth.
+
+Nothing is published about this net on a fifth of the rows; the heads are those of Mensink et al. 2013, Hayes and Kanan
+2020 and McDonnell et al. 2023, who also adapt to the first arrival, and LP-FT is of Kumar et al. 2022.
+"""
+
+from everlearn.bench.arriving import Arriving
+from everlearn.bench.row import Row
+from everlearn.bench.verdict import Ordering
+
+SOURCE = "McDonnell et al. 2023, another net"
+HEADS = {"ncm": "ncm", "slda": "slda:eps=1e-2", "ranpac": "ranpac:M=2000"}
+
+ROWS = (
+    *(
+        Row(f"cifar100-{body}-{name}", Arriving(SOURCE, body), method, {}, 3, 500)
+        for body in ("frozen", "adapted")
+        for name, method in HEADS.items()
+    ),
+    Row("cifar100-naive", Arriving(SOURCE, "tuned"), "naive", {}, 3, 1500),
+    Row("cifar100-lpft-er", Arriving(SOURCE, "tuned"), "er:memory=1000,count=32+lpft", {}, 3, 3000),
+)
+ORDERINGS = (
+    Ordering("cifar100-frozen-ranpac", "cifar100-frozen-ncm", 0.0, "accuracy", SOURCE),
+    Ordering("cifar100-lpft-er", "cifar100-naive", 15.0, "accuracy", SOURCE),
+)

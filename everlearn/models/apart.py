@@ -1,0 +1,50 @@
+"""Batch normalisation of the rows of a batch by the side that they are on: source or target, each by itself."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from everlearn.models.views import bare
+
+
+class _Apart:
+    """What stands in for the `forward` of a batch normalisation."""
+
+    def __init__(self, norm: nn.Module, sides: Sequence[Tensor]) -> None:
+        self.norm, self.forward = norm, norm.forward
+        self.sides, self.back = sides, torch.cat(list(sides)).argsort()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.norm.training:  # one row has nothing to do with another
+            answer: Tensor = self.forward(x)
+            return answer
+        if len(x) != len(self.back):
+            raise ValueError(
+                f"a batch normalisation was given {len(x)} rows of a batch of {len(self.back)}, so it is not known on "
+                "which side each of them is; put the method that joins rows before this one, or use together=True"
+            )
+        return torch.cat([self.forward(x[rows]) for rows in self.sides])[self.back]
+
+
+@contextmanager
+def apart(model: nn.Module, sides: Sequence[Tensor]) -> Iterator[None]:
+    """In the block, batch normalisations in train mode normalise the rows at each of `sides` by themselves.
+
+    `sides` are positions, each row of the batch on one side. Running statistics see one side after the other.
+    """
+    norms = [m for m in bare(model).modules() if isinstance(m, _BatchNorm)]
+    before = [(norm, vars(norm).get("forward")) for norm in norms]
+    for norm, own in before:
+        if not isinstance(own, _Apart):  # else a method further out has done it
+            vars(norm)["forward"] = _Apart(norm, sides)
+    try:
+        yield
+    finally:
+        for norm, own in before:
+            if own is None:
+                del vars(norm)["forward"]
+            else:
+                vars(norm)["forward"] = own

@@ -1,0 +1,103 @@
+"""How a base is tuned, by name: the method, the optimizer and the weights that a strategy stands for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from everlearn.methods import METHODS
+from everlearn.spec import one_of, parse_chain
+from everlearn.transfer.strategy import Case, Proposal
+from everlearn.transfer.strategy import propose as of_case
+from everlearn.workspace.arrivals import Data
+from everlearn.workspace.config import Config
+from everlearn.workspace.model import Loaded
+
+OPTIMIZER = "sgd:lr=0.01,momentum=0.9"
+"""What trains where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a strategy stands for."""
+
+    method: str = "naive"
+    optimizer: str = OPTIMIZER
+    weights: str = ""
+    """What is taken for --weights, whatever was given; empty for what was."""
+
+
+_SLOW = "sgd:lr=0.001,momentum=0.9"
+_HEAD = "sgd:lr=0.001,momentum=0.9,head=10"
+STRATEGIES = {
+    "scratch": Recipe(weights="none"),
+    "probe": Recipe("probe"),
+    "finetune": Recipe(optimizer=_HEAD),
+    "lpft": Recipe("lpft", _SLOW),
+    "l2sp": Recipe("l2sp", _HEAD),
+    "delta": Recipe("delta", _HEAD),
+    "gradual": Recipe("thaw", _HEAD),
+    "surgical": Recipe("autorgn"),
+    "lora": Recipe("lora"),
+}
+"""By name. The name of any method of tuning or adaptation is a strategy, too: the method, with the head first."""
+
+
+def settle(config: Config, proposal: Proposal | None = None) -> Config:
+    """The config with the method, the optimizer and the weights that its strategy says, or else the `proposal`."""
+    if not config.strategy:
+        return replace(config, optimizer=config.optimizer or OPTIMIZER)
+    recipe = recipe_of(proposal.name if proposal is not None else config.strategy)
+    chain = [text for text in (config.method, recipe.method) if text not in ("", "naive")]
+    return replace(
+        config,
+        method="+".join(chain) or "naive",
+        optimizer=config.optimizer or recipe.optimizer,
+        weights=recipe.weights or config.weights,
+    )
+
+
+def recipe_of(strategy: str) -> Recipe:
+    """What a strategy stands for, or several joined by +, of which the first has the say about optimizer and weights.
+
+    A name that is unknown is a ValueError that lists all.
+
+    >>> recipe_of("lpft+l2sp").method
+    'lpft+l2sp'
+    """
+    first, *others = [str(spec) for spec in parse_chain(strategy)]
+    for spec in parse_chain(strategy):
+        one_of("strategy", spec.name, known())
+    recipe = STRATEGIES.get(first, Recipe(first, _HEAD))
+    chain = [text for text in (recipe.method, *(recipe_of(other).method for other in others)) if text != "naive"]
+    return replace(recipe, method="+".join(chain) or "naive")
+
+
+def sensible(config: Config) -> None:
+    """Raises a ValueError for a strategy that is unknown, or that has nothing to work with."""
+    for spec in parse_chain(recipe_of(config.strategy).method):
+        if METHODS[spec.name].card.family == "adaptation" and not config.unlabelled:
+            raise ValueError(
+                f"{spec.name} adapts a model to rows without labels, and there are none; give them by --unlabelled, or "
+                "choose a strategy for labelled rows: finetune, lpft, probe, ..."
+            )
+
+
+def propose(config: Config, data: Data, loaded: Loaded) -> Proposal:
+    """The strategy that the amount and the kind of data speak for, and why."""
+    labelled = [each for each in data.arrivals if each.reference is None]
+    return of_case(
+        Case(
+            rows_per_class=sum(len(each.train) for each in labelled) / max(len(data.classes), 1),
+            classes=len(data.classes),
+            parameters=sum(weight.numel() for weight in loaded.model.parameters()),
+            labelled=not config.unlabelled,
+            source=bool(config.unlabelled),
+            pretrained=config.weights != "none",
+        )
+    )
+
+
+def known() -> Sequence[str]:
+    """The names of all strategies."""
+    families = ("tuning", "adaptation")
+    methods = (name for name, method in METHODS.items() if method.card.family in families)
+    return list(dict.fromkeys((*STRATEGIES, *methods)))
