@@ -57,7 +57,6 @@ from everlearn.methods import (
     SCR,
     SI,
     SLDA,
-    AutoRGN,
     BiC,
     DERpp,
     FeatDistill,
@@ -77,7 +76,6 @@ from everlearn.methods import (
     Replay,
     Ridge,
     RWalk,
-    Thaw,
 )
 from everlearn.metrics import Scores, average_accuracy, forgetting
 from everlearn.models import MLP, MultiHead
@@ -154,8 +152,6 @@ CONTENDERS = {
     "olora": Contender(lambda by, _: OLoRA(lambda_1=by), (0.1, 0.5, 2, 10), "lambda_1"),
     "inflora": Contender(lambda by, _: InfLoRA(threshold=by), (0.9, 0.95, 0.99), "threshold"),
     "freeze": Contender(lambda _, __: Freeze()),
-    "thaw": Contender(lambda _, __: Thaw(stages=3, until=0.5)),
-    "autorgn": Contender(lambda _, __: AutoRGN()),
     "dgr": Contender(lambda _, seed: DGR(64, 64, 8, DRAWN, seed=seed), settings=SETTINGS[:1]),
     "cumulative": Contender(lambda _, __: Naive(), of=cumulative),
     "joint": Contender(lambda _, __: Naive(), of=joint),

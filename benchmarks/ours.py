@@ -8,7 +8,7 @@ from torch import nn
 
 from everlearn import Learner, Memory, Method
 from everlearn.learner import View
-from everlearn.methods import AGEM, EWC, GEM, MAS, MIR, DERpp, ICaRL, LwF, Naive, Replay
+from everlearn.methods import AGEM, DANN, EWC, GEM, MAS, MIR, DERpp, ICaRL, LwF, Naive, Replay
 
 METHODS: dict[str, Callable[[int, int], Method]] = {
     "naive": lambda _capacity, _count: Naive(),
@@ -22,6 +22,7 @@ METHODS: dict[str, Callable[[int, int], Method]] = {
     "gem": lambda capacity, _count: GEM(Memory(capacity), gamma=0.5),
     "mir": lambda capacity, count: MIR(Memory(capacity), count, subsample=2 * count, virtual_lr=0.05),
     "icarl": lambda capacity, _count: ICaRL(capacity),
+    "dann": lambda _capacity, _count: DANN(),
 }
 
 optimizer = partial(torch.optim.SGD, lr=0.01, fused=True)

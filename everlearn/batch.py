@@ -107,6 +107,22 @@ def labelled(batch: Batch) -> Batch:
     return take(batch, y != UNLABELED)
 
 
+def by_label(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The positions of the rows without a label, and of those with one, int64.
+
+    Rows have none where there is no column of answers; all have one where answers are no numbers of classes.
+
+    >>> by_label({"x": torch.zeros(3), "y": torch.tensor([UNLABELED, 2, UNLABELED])})
+    (tensor([0, 2]), tensor([1]))
+    """
+    y = next((batch[name] for name in ANSWERS if name in batch), None)
+    if isinstance(y, Tensor) and y.dtype == torch.int64 and y.ndim == 1:
+        known = y != UNLABELED
+    else:
+        known = torch.full((length(batch),), y is not None)
+    return (~known).nonzero().flatten(), known.nonzero().flatten()
+
+
 def unanswered(batch: Batch) -> Batch:
     """The batch with a label for each row: where it has no column "y", that of a row without one.
 

@@ -1,11 +1,11 @@
 """Where bad input stops: before a weight, a running statistic or a memory has seen it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from everlearn.batch import UNLABELED, Batch, Rows, check, join, length, move, unanswered, unlabeled
 from everlearn.models.views import evaluating
@@ -152,6 +152,23 @@ def stands_beside(rows: Rows, reference: Rows) -> None:
         raise ValueError(
             f"the rows have the shapes {shapes[0]}, but those of the reference {shapes[1]}; bring both to one size"
         ) from error
+
+
+def adaptable(method: str, rows: int, norms: Collection[str], *, last: bool) -> None:
+    """Raises a ValueError where `method` cannot adapt to so many rows: `norms` normalise by them, names of layers."""
+    if not last:
+        raise ValueError(
+            f"{method} asks the model itself, so a method behind it would have no part in that; put {method} last: "
+            f"Chain(..., {method}())"
+        )
+    if distributed.is_available() and distributed.is_initialized():
+        raise ValueError(f"each process would watch its own rows for a collapse; use {method} in one process")
+    if norms and rows == 1:
+        raise ValueError(
+            f"{method} was given a single row without a label, but the batch norm {next(iter(norms))!r} normalises by "
+            "the batch, and one row is no sample; take batches of more rows (and accumulate=1), put the batch norms in "
+            "eval mode before the learner is made, or take a model with layer or group norms"
+        )
 
 
 def _batch_norm(model: nn.Module) -> str | None:

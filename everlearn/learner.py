@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, repeat
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,6 +19,7 @@ from everlearn.data.order import batches, endless, epoch_order
 from everlearn.method import Method
 from everlearn.metrics.evaluate import Result, evaluate
 from everlearn.models.heads import follow, resize_like
+from everlearn.models.scope import at_rest, restore_scope, scope_of
 from everlearn.models.views import average, bare, evaluating
 from everlearn.objective import Objective, Output, Viewed, classify
 from everlearn.randomness import global_state, mix, restore_global_state, unmoved
@@ -28,6 +29,19 @@ Precision = Literal["float32", "bf16", "fp16"]
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer, int], LRScheduler]
 View = Callable[[Batch, int | None], Batch]
+
+
+@runtime_checkable
+class Grouping(Protocol):
+    """A `MakeOptimizer` that has its own groups, and says in which of them weights that come later belong."""
+
+    def __call__(self, weights: list[nn.Parameter], /) -> Optimizer:
+        """An optimizer of `weights`."""
+        ...
+
+    def join(self, optimizer: Optimizer, weights: list[nn.Parameter]) -> None:
+        """Makes each of `weights`, none of which the optimizer has, a member of one group."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,11 @@ class Learner:
         self.begun = False
         self.stopping = False
         # A module in eval mode within a model in train mode was put there on purpose: a frozen batch norm, say.
-        self._frozen = [m for m in model.modules() if not m.training] if model.training else []
+        quiet = [(name, m) for name, m in bare(model).named_modules() if not m.training] if model.training else []
+        resting = at_rest(model)  # these stay in eval mode by themselves
+        self._frozen = [module for name, module in quiet if name not in resting]
+        self._offered: list[str] = []
+        """The weights that were there to be learned when the optimizer last looked for some."""
         self._live: nn.Module | None = None
 
     @property
@@ -231,6 +249,7 @@ class Learner:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer and self.optimizer.state_dict(),
             "members": self.optimizer and self._members(self.optimizer),
+            "scope": self._scope(),
             "scheduler": self.scheduler and self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "place": {name: vars(self)[name] for name in _PLACE},
@@ -242,13 +261,20 @@ class Learner:
         border.same_settings(state["settings"], self._settings())
         resize_like(bare(self.model), state["model"])
         bare(self.model).load_state_dict(state["model"])
+        if "scope" in state:  # else it was saved by a version that left the scope to whoever builds the model
+            for module in self._frozen:
+                module.training = self.model.training
+            self._frozen = [bare(self.model).get_submodule(name) for name in state["scope"]["quiet"]]
+            for module in self._frozen:
+                module.training = False
+            restore_scope(self.model, state["scope"])
         self.method.load_state_dict(state["method"])
         self.method.to(self.device)
         vars(self).update({name: state["place"][name] for name in _PLACE})
         self._live = None
         self.optimizer = self.scheduler = None
         if state["optimizer"] is not None:
-            self.optimizer = self._new_optimizer()
+            self.optimizer = self._new_optimizer(state["scope"]["offered"] if "scope" in state else None)
             if self.optimizer is None:
                 raise ValueError("the state has an optimizer, but all weights are frozen now; thaw those that were not")
             self._arrange(self.optimizer, state["members"])
@@ -276,9 +302,7 @@ class Learner:
             self.optimizer = self._new_optimizer()
         else:
             follow(self.optimizer, before, after)
-            new = [weight for name, weight in after.items() if name not in before and weight.requires_grad]
-            if new:
-                self.optimizer.add_param_group({"params": new})
+            self._follow_scope(self.optimizer, before)
         # Not before: refused here, the learner must not be left with an optimizer for the head as it was.
         labels = not self.method.own_answers
         border.fits(self.model, experience.train, self._seen(None), self.device, labels=labels)
@@ -317,7 +341,7 @@ class Learner:
         pieces = self._pieces(batch)
         sizes = list(map(length, pieces))
         rows, learned = sum(sizes), False
-        if beside is not None:
+        if beside is not None and pieces:  # of several processes, one may have no share of a small batch
             parts = _split(self._admit(beside, device, world), len(pieces))
             pieces = [join(unanswered(piece), part) for piece, part in zip(pieces, parts, strict=True)]
         for piece, size in zip(pieces, sizes, strict=True):
@@ -451,10 +475,42 @@ class Learner:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype)
 
-    def _new_optimizer(self) -> Optimizer | None:
-        weights = [w for w in (*self.model.parameters(), *self.method.parameters()) if w.requires_grad]
+    def _new_optimizer(self, offered: Sequence[str] | None = None) -> Optimizer | None:
+        """One of the weights of these names; None: of all that learn."""
+        named = self._named()
+        self._offered = self._learning() if offered is None else list(offered)
+        weights = [named[name] for name in self._offered]
         # An optimizer refuses to have no weights; a method that counts on frozen features needs none.
         return self.make_optimizer(weights) if weights or not self.method.own_answers else None
+
+    def _follow_scope(self, optimizer: Optimizer, before: dict[str, nn.Parameter]) -> None:
+        """Takes out of the optimizer what no longer learns, and puts in what now does: each weight once, by identity.
+
+        `before` is what there was before this experience. What its owner left out when it was offered stays out.
+        """
+        named, learning, offered = self._named(), self._learning(), {*self._offered} & {*before}
+        for weight in [w for group in optimizer.param_groups for w in group["params"] if not w.requires_grad]:
+            optimizer.state.pop(weight, None)
+        for group in optimizer.param_groups:
+            group["params"][:] = [weight for weight in group["params"] if weight.requires_grad]
+        filled = [group for group in optimizer.param_groups if group["params"]]
+        optimizer.param_groups[:] = filled or optimizer.param_groups[:1]
+        members = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        new = [named[name] for name in learning if name not in offered and id(named[name]) not in members]
+        if new and isinstance(self.make_optimizer, Grouping):
+            self.make_optimizer.join(optimizer, new)
+        elif new:
+            optimizer.add_param_group({"params": new})
+        self._offered = learning
+
+    def _learning(self) -> list[str]:
+        """The names of the parameters that learn."""
+        return [name for name, weight in self._named().items() if weight.requires_grad]
+
+    def _scope(self) -> dict[str, Any]:
+        frozen = {id(module) for module in self._frozen}
+        quiet = [name for name, module in bare(self.model).named_modules() if id(module) in frozen]
+        return scope_of(self.model) | {"quiet": quiet, "offered": list(self._offered)}
 
     def _named(self) -> dict[str, nn.Parameter]:
         """All parameters by name, those of the method after those of the model."""
@@ -470,6 +526,7 @@ class Learner:
     def _arrange(self, optimizer: Optimizer, members: list[list[str]]) -> None:
         """Gives the optimizer the groups that it had; its settings come with its own state."""
         named = self._named()
+        del optimizer.param_groups[max(1, len(members)) :]
         for _ in range(len(members) - len(optimizer.param_groups)):
             optimizer.param_groups.append({**optimizer.param_groups[0], "params": []})
         for group, names in zip(optimizer.param_groups, members, strict=True):

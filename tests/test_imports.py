@@ -22,6 +22,7 @@ def modules_after(program):
 
 
 OPTIONAL = {"rich", "typer", "pyarrow", "datasets", "transformers", "lightning", "sklearn", "PIL", "safetensors"}
+OPTIONAL |= {"torchvision", "timm", "peft", "scipy", "matplotlib"}
 
 
 def test_importing_everlearn_imports_nothing_large():
@@ -51,7 +52,7 @@ learner.load_state_dict(learner.state_dict())
     assert not loaded & OPTIONAL
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["learn", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["learn", "--help"], ["transfer", "--help"], ["--version"]])
 def test_help_does_not_import_torch(arguments):
     program = f"""
 import sys

@@ -8,35 +8,60 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from everlearn.data import Columns, Subset
+from everlearn.data.hashing import Draws
 from everlearn.learner import Learner
 from everlearn.memory import Balanced, Diverse, LossAware, Memory, Ring
 from everlearn.method import Chain
 from everlearn.methods import (
+    ADDA,
+    AFN,
     AGEM,
+    BSP,
+    BSS,
+    CDAN,
     CODA,
+    CORAL,
     CWR,
+    DAN,
+    DANN,
+    DELTA,
     DER,
     DGR,
+    EATA,
     ERACE,
     EWC,
     GEM,
     GPM,
     GSS,
     HAT,
+    JAN,
     L2,
     L2P,
+    L2SP,
+    LPFT,
     MAS,
+    MCC,
+    MCD,
+    MDD,
     MIR,
     NCM,
     OGD,
     PNN,
+    SAR,
     SCR,
     SI,
     SLDA,
+    TENT,
+    WDGRL,
+    AdaBN,
+    AutoRGN,
     BiC,
+    CoTTA,
+    CoTuning,
     DERpp,
     FeatDistill,
     FeCAM,
+    FixMatch,
     Freeze,
     GrowHead,
     ICaRL,
@@ -48,10 +73,13 @@ from everlearn.methods import (
     Naive,
     OLoRA,
     PackNet,
+    Probe,
     RanPAC,
     Replay,
     Ridge,
     RWalk,
+    StochNorm,
+    Thaw,
 )
 from everlearn.models import MultiHead
 from everlearn.objective import classify, classify_by_task
@@ -150,6 +178,13 @@ class Diary(Naive):
         return objective(model, batch).logits + 100
 
 
+def shaken(batch, key):
+    """A strong view of rows of numbers: noise, as the key and the ids of the rows decide."""
+    draws = Draws.of(key, batch["id"])
+    noise = torch.stack([draws.uniform(number) for number in range(batch["x"].shape[1])], 1)
+    return {**batch, "x": batch["x"] + 0.3 * noise}
+
+
 MODELS = {"mlp": mlp, "conv": Conv, "transformer": Transformer}
 
 METHODS = {
@@ -194,11 +229,40 @@ METHODS = {
     "inflora": lambda: InfLoRA(rows=60),
     "l2p": lambda: L2P(M=6, N=2, L=3, mask=False),
     "coda": lambda: CODA(M=3, L=2, mask=False),
+    "probe": Probe,
+    "thaw": lambda: Thaw(stages=3),
+    "autorgn": AutoRGN,
+    "l2sp": lambda: L2SP(alpha=0.1, beta=0.01),
+    "delta": lambda: DELTA(alpha=0.1),
+    "bss": lambda: BSS(eta=0.01),
+    "stochnorm": StochNorm,
+    "cotuning": lambda: CoTuning(lambda_=0.5),
+    "lpft": lambda: LPFT(C=0.01),
     "freeze": Freeze,
     "packnet": lambda: PackNet(prune=0.6),
     "independent": Independent,
     "hat": lambda: HAT(s_max=50.0),
     "pnn": PNN,
+    "dann": lambda: DANN(hidden=16),
+    "cdan": lambda: CDAN(hidden=16),
+    "adda": lambda: ADDA(hidden=16),
+    "mcd": MCD,
+    "mdd": lambda: MDD(hidden=16),
+    "wdgrl": lambda: WDGRL(hidden=16),
+    "bsp": BSP,
+    "bsp+dann": lambda: Chain(BSP(), DANN(hidden=16)),
+    "er+dann": lambda: Chain(Replay(Memory(100), count=16), DANN(hidden=16)),
+    "adabn": AdaBN,
+    "tent": TENT,
+    "eata": EATA,
+    "sar": SAR,
+    "cotta": CoTTA,
+    "coral": lambda: CORAL(trade_off=100.0),
+    "dan": DAN,
+    "jan": JAN,
+    "mcc": MCC,
+    "afn": AFN,
+    "fixmatch": lambda: FixMatch(threshold=0.5, strong=shaken),
     "er+ewc": lambda: Chain(Replay(Memory(100), count=16), EWC(lambda_=20.0, rows=60)),
     "lwf+er": lambda: Chain(LwF(), Replay(Memory(100), count=16)),
     "er+lwf+si": lambda: Chain(Replay(Memory(100), count=16), LwF(), SI()),
@@ -207,6 +271,14 @@ METHODS = {
 NEEDS_TASKS: set[str] = {"packnet", "independent", "hat", "pnn"}
 """Methods that only know what to do with task labels."""
 NO_TASKS: set[str] = {
+    "coral",
+    "dan",
+    "jan",
+    "mcc",
+    "afn",
+    "bss",
+    "cotuning",
+    "delta",
     "dgr",
     "erace",
     "ncm",
@@ -220,6 +292,15 @@ NO_TASKS: set[str] = {
     "cwr",
     "featdistill",
     "scr",
+    "dann",
+    "cdan",
+    "adda",
+    "mcd",
+    "mdd",
+    "wdgrl",
+    "bsp",
+    "bsp+dann",
+    "er+dann",
 }
 """Methods that have one head, and no use for task labels."""
 
@@ -227,6 +308,12 @@ TENSORS = {"dgr"}
 """Methods that make up rows, which therefore must be tensors."""
 RESTING = {"cwr", "freeze"}
 """Methods whose body learns in the first experience only, and is in eval mode from then on."""
+PARTLY = {"thaw"}
+"""Methods of which some parts learn later than others, and are in eval mode until then."""
+HEADED = {"cotuning"}
+"""Methods for a model that answers about other classes already."""
+NORMS = {"stochnorm"}
+"""Methods for a model with batch normalisation."""
 TOKENS = {"l2p", "coda"}
 """Methods for a transformer whose body never learns, and is in eval mode."""
 
@@ -235,6 +322,8 @@ def suits(method: str, *, tasks: bool, model: str = "mlp") -> bool:
     """Whether a method can learn with task labels, or without, with this model."""
     if method in TOKENS:
         return model == "transformer" and not tasks
+    if method in NORMS:
+        return model == "conv" and not tasks
     return method not in (NO_TASKS if tasks else NEEDS_TASKS)
 
 
@@ -246,8 +335,8 @@ def alone(method: str) -> bool:
 def learner(method: str, model: str | None = None, *, growing: bool = False, tasks: bool = False, **options) -> Learner:
     """A learner ready to start, the same at each call."""
     torch.manual_seed(0)
-    model = model or ("transformer" if method in TOKENS else "mlp")
-    net = multihead() if tasks else MODELS[model](2 if growing else 10)
+    model = model or ("transformer" if method in TOKENS else "conv" if method in NORMS else "mlp")
+    net = multihead() if tasks else MODELS[model](10 if not growing else 3 if method in HEADED else 2)
     chain = METHODS[method]()
     if growing or tasks:
         chain = Chain(GrowHead(), chain)

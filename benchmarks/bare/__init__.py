@@ -4,6 +4,7 @@ Nothing here is checked, saved, resumed or composed, and nothing does more than 
 RAM, one gather a batch, one forward pass over joined rows, no graph for a quadratic, no `.item()`.
 """
 
+from bare.aligned import DANN
 from bare.closed import ranpac, slda
 from bare.gradients import AGEM, GEM
 from bare.loop import Loop, Naive
@@ -23,6 +24,7 @@ LOOPS: dict[str, type[Loop]] = {
     "gem": GEM,
     "mir": MIR,
     "icarl": ICaRL,
+    "dann": DANN,
 }
 
 __all__ = ["LOOPS", "Reservoir", "as_stored", "augmented", "normalised", "ranpac", "slda"]

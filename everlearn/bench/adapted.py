@@ -41,7 +41,7 @@ class Adapted:
     net: Convolutions
     lr: float = 0.01
     """The first; it falls as (1 + 10 t)^-0.75, t from 0 to 1."""
-    steps: int = 2500
+    steps: int = 2000
     batch_size: int = 32
     """Of the source, and as many of the target."""
     momentum: float = 0.9

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
@@ -69,26 +70,39 @@ def to_json(lines: Sequence[Line], orderings: Sequence[Ordering], runs: Mapping[
 def page(text: str, lines: Sequence[Line], orderings: Sequence[Ordering]) -> str:
     """The page `text` with the tables after its marks, up to `<!-- end -->`.
 
-    After `<!-- published -->` come all; after `<!-- published: er -->` come the lines of rows that have er in their
-    method.
+    After `<!-- published -->` come all lines of that page; after `<!-- published: er -->` those that have er in their
+    method; after `<!-- published rows: amazon-* -->` those of rows with such names, whatever page they are of, with the
+    orderings between them. A table of which no row was run stays as it is.
     """
-    whole = [f"### {t[:1].upper()}{t[1:]}\n\n{_table(header, cells)}" for t, header, cells in tables(lines, orderings)]
     made = ", ".join(f"{name} {version}" for name, version in versions().items())
     made = f"`everlearn bench`, {datetime.now(UTC).date()}; {made}; {machine()['processor']}."
+    usual = [line for line in lines if line.row.page == Row.page]
 
     def filled(found: re.Match[str]) -> str:
-        mine = [line.cells() for line in lines if found[2] in _methods(line.row)]
-        parts = whole if found[2] is None else [_table(HEADER, mine)] if mine else ["Not run."]
+        method, rows = found[2], found[3]
+        if rows is not None:
+            mine = [line for line in lines if fnmatchcase(line.row.name, rows)]
+        else:
+            mine = [line for line in usual if method is None or method in _methods(line.row)]
+        if rows is not None and not mine:
+            return found[0]
+        if method is None:
+            parts = [f"### {t[:1].upper()}{t[1:]}\n\n{_table(top, rows)}" for t, top, rows in tables(mine, orderings)]
+        else:
+            parts = [_table(HEADER, [line.cells() for line in mine])] if mine else ["Not run."]
         said = "\n\n".join([*parts, f"Mean ± standard deviation over n seeds. {made}"])
-        return f"{found[1]}\n{said}\n\n{found[3]}"
+        return f"{found[1]}\n{said}\n\n{found[4]}"
 
-    text, count = re.subn(r"(<!-- published(?:: (\w+))? -->\n).*?(<!-- end -->)", filled, text, flags=re.DOTALL)
+    text, count = re.subn(_MARK, filled, text, flags=re.DOTALL)
     if not count:
         raise ValueError(
-            "the page must have <!-- published --> or <!-- published: METHOD -->, and <!-- end --> after it, each on a "
-            "line of its own"
+            "the page must have <!-- published -->, <!-- published: METHOD --> or <!-- published rows: PATTERN -->, "
+            "and <!-- end --> after it, each on a line of its own"
         )
     return text
+
+
+_MARK = r"(<!-- published(?:: (\w+)| rows: (\S+))? -->\n).*?(<!-- end -->)"
 
 
 def _methods(row: Row) -> set[str]:

@@ -51,6 +51,8 @@ class Row:
     cost: float = 10.0
     """Seconds of one core for each seed, roughly: the longest runs start first."""
     note: str = ""
+    page: str = "published"
+    """The page of the documentation that it is on."""
     random: bool = True
     """False where all seeds give the same values: then one is run, however many are asked for."""
 
@@ -66,5 +68,5 @@ class Row:
         return replace(self, protocol=replace(self.protocol, device=device))
 
     def config(self) -> dict[str, Any]:
-        """What decides about the values: all but the name, the claims and the cost."""
+        """What decides about the values: all but the name, the claims, the cost and where it is shown."""
         return {"method": self.method, "protocol": type(self.protocol).__name__, **asdict(self.protocol)}

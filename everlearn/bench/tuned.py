@@ -54,7 +54,9 @@ class Tuned:
     """The first; it falls to 0 along a cosine."""
     head: float = 10.0
     """How many times larger it is in the head."""
-    steps: int = 160
+    side: int = 128
+    """Of the input, in pixels."""
+    steps: int = 60
     batch_size: int = 32
     device: str = "cpu"
 
@@ -70,7 +72,8 @@ class Tuned:
 
     def measure(self, method: str, seed: int, folder: Path) -> dict[str, float]:
         """The scores on Hymenoptera."""
-        return self.scored(method, seed, hymenoptera(folder), mobilenet(folder, seed, weights=self.weights))
+        base = mobilenet(folder, seed, weights=self.weights, side=self.side)
+        return self.scored(method, seed, hymenoptera(folder), base)
 
     def scored(self, method: str, seed: int, photographs: Photographs, base: Base) -> dict[str, float]:
         """The scores of any base on any photographs."""
@@ -85,7 +88,7 @@ class Tuned:
             epochs=-(-self.steps * self.batch_size // len(rows)),
             batch_size=min(self.batch_size, len(rows)),
             seed=seed,
-            view=base.view(augment=("flip", "crop:16")),
+            view=base.view(augment=("flip", "crop:8")),
             drop_last=True,
             device=self.device,
         )
@@ -105,7 +108,9 @@ def mobilenet(folder: Path, seed: int, *, weights: bool = True, side: int = 0) -
     file = _there(folder / IMAGENET) if weights else None
     size = {"resize": (side, side), "crop": None} if side else {"resize": 256, "crop": (224, 224)}
     told = {**size, "mean": half, "std": half}
-    return open_base("torchvision:mobilenet_v2", file, preprocessing=told, seed=mix(seed, 3))
+    base = open_base("torchvision:mobilenet_v2", file, preprocessing=told, seed=mix(seed, 3))
+    base.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which on a CPU is faster by a half
+    return base
 
 
 def falling(optimizer: Optimizer, steps: int) -> LambdaLR:
@@ -151,7 +156,7 @@ def _there(file: Path) -> Path:
     return file
 
 
-_PARTS = {"at 25 %": 0.25, "at 50 %": 0.5, "at 75 %": 0.75}
+_PARTS = {"at 25 %": 0.25, "at 50 %": 0.5}
 """When accuracies are taken on the way."""
 _ASKED = 64
 """Rows at a time."""

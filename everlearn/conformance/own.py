@@ -136,6 +136,7 @@ _TRAITS = {
     "slda": {"exact"},
     "ridge": {"exact"},
     "fecam": {"exact"},
+    "probe": {"exact"},
     "ewc": {"pull", "fisher", "estimated"},
     "si": {"pull", "path"},
     "mas": {"pull", "sensitivity", "estimated"},
@@ -144,6 +145,10 @@ _TRAITS = {
     "lwf": {"kl"},
 }
 """What cannot be read off the fields of a method, or its family."""
+
+
+_NEEDED = ("task labels", "a transformer", "batch normalisation", "a pretrained head")
+"""What the nets and rows of the checks do not all have."""
 
 
 def registered() -> dict[str, Entry]:
@@ -159,7 +164,7 @@ def _entry(name: str, cls: type[Method]) -> Entry:
         traits |= {"stores"} if "restarts" in traits else {"stores", "replay", "budget"}
     if card.family == "distillation":
         traits |= {"teacher"}
-    missing = [need for need in ("task labels", "a transformer") if need in card.needs]
+    missing = [need for need in _NEEDED if need in card.needs]
     declined = f"{name} needs {missing[0]}" if missing else ""
 
     def make(setup: Setup) -> Method:

@@ -4,7 +4,7 @@ from everlearn.data.items import Items
 from everlearn.data.order import batches, epoch_order
 from everlearn.data.rows import Columns, Concat, Relabelled, Subset, With, as_rows
 from everlearn.data.source import Source
-from everlearn.data.sources import load, load_unlabelled
+from everlearn.data.sources import is_images, load, load_unlabelled
 from everlearn.data.transforms import Colour, Crop, Flip, Normalize, Rotate, View, view
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "as_rows",
     "batches",
     "epoch_order",
+    "is_images",
     "load",
     "load_unlabelled",
     "view",

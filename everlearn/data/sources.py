@@ -65,6 +65,11 @@ def load(
     return read(path, **{name: options[name] for name in takes})
 
 
+def is_images(path: str | Path) -> bool:
+    """Whether what stands at `path` is a folder of images."""
+    return Path(path).is_dir() and _reader(Path(path)) is _IMAGES
+
+
 def load_unlabelled(path: str | Path, **options: Any) -> Source:
     """The data at `path` as rows without labels: y is `UNLABELED` in each, and there are no names of classes.
 
@@ -72,7 +77,7 @@ def load_unlabelled(path: str | Path, **options: Any) -> Source:
     answers are not looked at.
     """
     path = Path(path)
-    if path.is_dir() and _reader(path) is _IMAGES:
+    if is_images(path):
         return load_images(path, labels=False, **{name: value for name, value in options.items() if name in _IMAGES[2]})
     source = load(path, **options)
     return replace(source, rows=With(source.rows, y=UNLABELED), names=())

@@ -1,13 +1,15 @@
 """Rows without labels beside labelled ones: what methods that bring the two together have in common."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from everlearn.batch import UNLABELED, Batch, length, move, take, tensor, unlabeled
+from everlearn.batch import Batch, by_label, move, tensor, unlabeled
 from everlearn.methods.paced import Paced
+from everlearn.models.apart import apart
 from everlearn.models.features import tapped
 from everlearn.models.views import evaluating
 from everlearn.objective import Objective, Output
@@ -53,33 +55,37 @@ class Aligned(Paced):
         device = next(model.parameters()).device
         with torch.no_grad(), evaluating(model), tapped(model, self.tap) as seen:
             logits = objective(model, move(row, device)).logits
+        if not seen:
+            raise ValueError("the last linear layer took no part in a prediction; name what to align with tap=")
         self.prepare(seen[0].flatten(1).shape[1], logits.shape[1], device)
+
+    def sides(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """The positions of source and target; None where there is nothing to align, or nothing is learned."""
+        if self.trade_off == 0 or not torch.is_grad_enabled():
+            return None
+        target, source = by_label(batch)
+        return (source, target) if len(source) and len(target) else None
 
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:
         """Adds the gap between the two sides."""
-        known = tensor(batch, "y") != UNLABELED if "y" in batch else torch.zeros(length(batch), dtype=torch.bool)
-        mine, theirs = known.nonzero().flatten(), (~known).nonzero().flatten()
-        if self.trade_off == 0 or not len(mine) or not len(theirs):
+        sides = self.sides(batch)
+        if sides is None:
             return rest(model, batch)
-        with tapped(model, self.tap) as seen:
-            if self.together:
-                output = rest(model, batch)
-                features, logits = _used(seen), output.logits
-            else:
-                output = rest(model, take(batch, mine))
-                features, logits = _used(seen)[: len(mine)], output.logits[: len(mine)]
-                before = len(seen)
-                other = objective(model, unlabeled(take(batch, theirs))).logits
-                back = torch.cat([mine, theirs]).argsort()
-                features = torch.cat([features, seen[before]])[back]
-                logits = torch.cat([logits, other])[back]
+        with tapped(model, self.tap) as seen, nullcontext() if self.together else apart(model, sides):
+            output = rest(model, batch)
+        features, y = used(seen), tensor(batch, "y")
+        if len(features) < len(y):
+            raise ValueError(
+                f"{type(self).__name__} saw the features of {len(features)} rows of a batch of {len(y)}; what follows "
+                "it in the chain must pass all rows through the model, and tap= name a layer that sees rows"
+            )
         with torch.autocast(features.device.type, enabled=False):
-            features, said, y = features.flatten(1).float(), logits.float(), tensor(batch, "y")
-            gap = self.gap(model, *(Side(features[rows], said[rows], y[rows]) for rows in (mine, theirs)))
+            features, said = features.flatten(1).float(), output.logits.float()
+            gap = self.gap(model, *(Side(features[rows], said[rows], y[rows]) for rows in sides))
         loss = self.trade_off * gap if output.loss is None else output.loss + self.trade_off * gap
-        return Output(loss, logits)
+        return Output(loss, output.logits)
 
 
-def _used(seen: list[Tensor]) -> Tensor:
+def used(seen: list[Tensor]) -> Tensor:
     """The features of the pass that learns: a teacher may have passed through the same layers."""
     return next((features for features in seen if features.requires_grad), seen[0])

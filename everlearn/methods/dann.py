@@ -3,7 +3,7 @@
 Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016. arXiv:1505.07818
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 from everlearn.border import positive
 from everlearn.method import Card
-from everlearn.methods.aligned import Aligned, Side
+from everlearn.methods.adversarial import Adversarial
+from everlearn.methods.aligned import Side
 from everlearn.models.perceptron import Perceptron
 from everlearn.models.reversal import reverse
 from everlearn.randomness import mix
-from everlearn.schedule import ramp
 
 
 @dataclass
-class DANN(Aligned):
+class DANN(Adversarial):
     """gap = 1/2 [mean -log D(R(f_S)) + mean -log(1 - D(R(f_T)))], where R reverses the gradient to the features.
 
     D descends the gap, and the features ascend it, strength times: hi (2 / (1 + exp(-gamma t)) - 1) at progress t of
@@ -31,12 +31,6 @@ class DANN(Aligned):
 
     hidden: int = 1024
     """Units of each of the two hidden layers of D."""
-    hi: float = 1.0
-    gamma: float = 10.0
-    """How quickly the strength rises to `hi`; 0: it is there from the first step."""
-    seed: int = 0
-
-    critic: Perceptron = field(init=False)
 
     def __post_init__(self) -> None:
         positive(hidden=self.hidden)
@@ -47,18 +41,20 @@ class DANN(Aligned):
         self.critic.widen(width, mix(self.seed, width))
         self.critic.to(device)
 
-    @property
-    def strength(self) -> float:
-        """What the reversed gradient is multiplied with, now."""
-        return self.hi * ramp(self.progress, self.gamma) if self.gamma else self.hi
-
     def gap(self, model: nn.Module, source: Side, target: Side) -> Tensor:
-        """How well the discriminator does."""
-        return domain_loss(self.critic, source.features, target.features, self.strength)
+        """How badly the discriminator does."""
+        return domain_loss(self.critic, (source.features, target.features), self.strength)
 
 
-def domain_loss(critic: nn.Module, source: Tensor, target: Tensor, strength: float) -> Tensor:
-    """The cross-entropy of the discriminator, each side with half the weight, over features with reversed gradient."""
-    said = critic(reverse(torch.cat([source, target]), strength)).flatten()
-    mine, theirs = said[: len(source)], said[len(source) :]
-    return (F.softplus(-mine).mean() + F.softplus(theirs).mean()) / 2
+def domain_loss(
+    critic: nn.Module, sides: tuple[Tensor, Tensor], strength: float, weights: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """The cross-entropy of the discriminator over features with reversed gradient, each side with half the weight.
+
+    `weights` are those of the rows of each side, with mean 1.
+    """
+    said = critic(reverse(torch.cat(sides), strength)).flatten()
+    source, target = F.softplus(-said[: len(sides[0])]), F.softplus(said[len(sides[0]) :])
+    if weights is not None:
+        source, target = weights[0] * source, weights[1] * target
+    return (source.mean() + target.mean()) / 2

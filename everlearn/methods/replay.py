@@ -6,9 +6,10 @@ Chaudhry et al., On Tiny Episodic Memories in Continual Learning, 2019. arXiv:19
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from everlearn.batch import Batch, join, labelled
+from everlearn.batch import Batch, join, labelled, unanswered
 from everlearn.border import one_of
 from everlearn.memory import Memory
 from everlearn.method import Card, Method
@@ -49,6 +50,8 @@ class Replay(Method):
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:
         """Joins old rows to the batch; then the batch may enter the memory, so that no row meets itself."""
         old = self.draw(model, batch, objective)
+        if isinstance(y := old.get("y"), Tensor) and y.dtype == torch.int64:
+            batch = unanswered(batch)  # or else the join would leave the labels of the old rows out
         rows = join(batch, old) if old and self.combine == "concat" else batch
         output = rest(model, rows)
         if self.combine != "concat":

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from everlearn.method import Method
-from everlearn.methods import AGEM, GEM, METHODS, OGD, PNN, SCR, BiC, GrowHead, LoRA, Naive, Replay
+from everlearn.methods import AGEM, GEM, METHODS, OGD, PNN, SCR, AutoRGN, BiC, GrowHead, LoRA, Naive, Replay, Thaw
 from everlearn.methods.prompting import Prompting
+from everlearn.methods.unlabelled import at_test_time, sided
 
 
 def together(names: Sequence[str]) -> None:
@@ -36,7 +37,10 @@ def together(names: Sequence[str]) -> None:
             f"{' and '.join(bending)} each project the gradient, and what the last one does breaks what the others "
             "guarantee; choose one"
         )
+    _scaled(names, bending)
     _prompted(names)
+    sided(names)
+    at_test_time(names)
     fresh = [name for name in names if METHODS[name] is PNN]
     if fresh and (others := [name for name in names if METHODS[name] not in (PNN, GrowHead, Naive)]):
         raise ValueError(
@@ -65,6 +69,16 @@ def _held_back(names: Sequence[str]) -> None:
         raise ValueError(
             f"{holding[0]} holds rows back that nobody may learn, but {' and '.join(others)} would learn them, too; it "
             f"replays by itself: use {holding[0]} without {' and '.join(others)}"
+        )
+
+
+def _scaled(names: Sequence[str], bending: Sequence[str]) -> None:
+    """Raises a ValueError where what a method scales or leaves out of a step is what another has made sure of."""
+    scaling = [name for name in names if METHODS[name] in (AutoRGN, Thaw)]
+    if scaling and bending:
+        raise ValueError(
+            f"{bending[0]} projects the gradient as a whole, and {scaling[0]} lets only a part of it through, "
+            f"for which {bending[0]} guarantees nothing; use one of them"
         )
 
 

@@ -1,6 +1,7 @@
 """The table, the JSON and the page say the same: ours, theirs, the tolerance, and whether it holds."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from bench.tiny import row
@@ -95,3 +96,19 @@ def test_a_page_gets_the_tables_between_its_marks_and_keeps_the_rest(found):
     assert "near" not in none
     with pytest.raises(ValueError, match="the page must have"):
         page("no marks", lines, ORDERINGS)
+
+
+def test_rows_by_name_have_their_table_on_any_page_and_one_that_was_not_run_stays(found):
+    lines, _ = found
+    text = "<!-- published rows: f* -->\nold\n<!-- end -->\n<!-- published rows: other-* -->\nold\n<!-- end -->"
+    new = page(text, lines, ORDERINGS)
+    first, second = new.split("<!-- published rows: other-* -->")
+    assert "| far | accuracy | 80.50 ± 0.50 |" in first
+    assert "near" not in first
+    assert second == "\nold\n<!-- end -->"
+
+
+def test_rows_of_another_page_are_not_among_those_that_are_published():
+    lines = lines_of([replace(row("near"), page="transfer")], {"near": runs("near", 90)})
+    assert "near" not in page("<!-- published -->\n<!-- end -->", lines, ())
+    assert "near" in page("<!-- published rows: near -->\n<!-- end -->", lines, ())

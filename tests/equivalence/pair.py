@@ -4,6 +4,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import adaptation
 import torch
 import zoo
 from torch import distributed, nn
@@ -87,6 +88,31 @@ def old_head():
     return {"before": before, "after": snapshot(subject.model.heads[0])}
 
 
+ADAPTED = [(name, size) for name in ("dann", "mcd", "mdd", "wdgrl", "adda", "er+dann") for size in (8, 13)]
+"""With 40 rows without a label, 13 leave a last batch of one, of which one process has no share."""
+
+
+def adapted(name, size, pause=None):
+    """All that a learner without dropout is after a labelled experience and one without labels."""
+
+    def begin():
+        subject = adaptation.learner(adaptation.method(name), batch_size=size)
+        adaptation.still(subject.model)
+        return subject
+
+    subject = begin()
+    for experience in adaptation.stream():
+        for step in subject.steps(experience):
+            if step.number == pause:
+                break
+        if subject.number == pause:
+            state = subject.state_dict()
+            subject, pause = begin(), None
+            subject.load_state_dict(state)
+            subject.learn(experience)
+    return subject.state_dict()
+
+
 def everything(rank):
     yield from ((f"{method} {kind}", ends(method, kind)["model"]) for method, kind in cases())
     for method, kind in RESUMED:
@@ -94,6 +120,10 @@ def everything(rank):
         yield f"resumed {method} {kind}", ends(method, kind, pause=8)
     for size, pieces in SPLITS:
         yield f"split {size} {pieces}", split(size, pieces)
+    for name, size in ADAPTED:
+        yield f"adapted {name} {size}", adapted(name, size)
+    for name in ("mdd", "wdgrl", "adda"):
+        yield f"adapted and resumed {name}", adapted(name, 8, pause=20)
     yield "split 1 row", split(16, 1, rows=33)
     yield "strangers", strangers(rank)
     yield "old head", old_head()

@@ -59,6 +59,28 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(ends, size, p
     torch.testing.assert_close(ends[0][f"split {size} {pieces}"], pair.split(size, pieces), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "size"), pair.ADAPTED)
+def test_two_processes_adapt_to_rows_without_labels_as_one_learner(ends, name, size):
+    first, second = (end[f"adapted {name} {size}"] for end in ends)
+    assert checkpoint.same(first["model"], second["model"])
+    assert all(value.isfinite().all() for value in first["model"].values())
+    if "er" not in name:  # each process keeps rows of its own share
+        assert checkpoint.same(first["method"], second["method"])
+
+
+@pytest.mark.parametrize("name", ["dann", "mcd", "mdd"])
+def test_with_even_shares_of_both_sides_two_processes_adapt_as_one(ends, name):
+    torch.testing.assert_close(
+        ends[0][f"adapted {name} 8"]["model"], pair.adapted(name, 8)["model"], atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["mdd", "wdgrl", "adda"])
+def test_adaptation_goes_on_exactly_in_both_processes(ends, name):
+    for end in ends:
+        assert checkpoint.same(end[f"adapted {name} 8"], end[f"adapted and resumed {name}"])
+
+
 def test_a_batch_of_one_row_is_learned_though_one_process_has_no_share_of_it(ends):
     assert checkpoint.same(*(end["split 1 row"] for end in ends))
     torch.testing.assert_close(ends[0]["split 1 row"], pair.split(16, 1, rows=33), atol=1e-5, rtol=1e-5)

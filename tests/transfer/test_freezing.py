@@ -14,7 +14,7 @@ from everlearn.data import Columns
 from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain
-from everlearn.methods import EWC, GrowHead, Replay
+from everlearn.methods import EWC, GrowHead, LoRA, Replay
 from everlearn.models import MLP, ResNet18, snapshot
 from everlearn.models.blocks import blocks
 from everlearn.models.scope import at_rest
@@ -363,6 +363,15 @@ def test_what_the_owner_left_out_of_the_optimizer_stays_out_when_others_thaw():
     thaw(model, "0")
     subject.learn(experience(1))
     assert members(subject) == [["7.weight", "7.bias"], ["0.weight", "0.bias"]]
+
+
+def test_another_method_with_weights_of_the_same_names_takes_part():
+    subject = learner(net(), method=LoRA(r=2))
+    subject.learn(experience(0))
+    subject.method = LoRA(r=2)
+    subject.learn(experience(1))
+    members = {id(weight) for group in subject.optimizer.param_groups for weight in group["params"]}
+    assert members >= {id(weight) for weight in subject.method.parameters()}
 
 
 @pytest.mark.parametrize(

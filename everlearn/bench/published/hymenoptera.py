@@ -23,7 +23,7 @@ def _row(strategy: str, shots: int) -> Row:
     method, settings = STRATEGIES[strategy]
     name = f"hymenoptera-{strategy}" + (f"-{shots}" if shots else "")
     protocol = Tuned(SOURCE, shots=shots, **settings)  # type: ignore[arg-type]  # by name, as above
-    return Row(name, protocol, method, {}, 5, 30 if strategy == "probe" else 400)
+    return Row(name, protocol, method, {}, 3 if shots else 5, 20 if strategy == "probe" else 70, page="transfer")
 
 
 ROWS = tuple(_row(strategy, shots) for strategy in STRATEGIES for shots in SHOTS)
