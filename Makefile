@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench published conformance docs crash thousand clean
+.PHONY: demo test check bench published transfer conformance docs crash thousand clean
 
 demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without protection
 	$(BIN)/everlearn demo --out demo
@@ -23,7 +23,10 @@ bench: $(VENV)/.dev  ## speed against the bare PyTorch loop
 	$(BIN)/python benchmarks/bench.py
 
 published: $(VENV)/.dev  ## published numbers, rerun, and the pages that quote them; needs EVERLEARN_DATA
-	$(BIN)/everlearn bench all --out benchmarks/results/published.json --docs docs
+	$(BIN)/everlearn bench published --out benchmarks/results/published.json --docs docs
+
+transfer: $(VENV)/.dev  ## what ways of transfer are worth, measured again; hours on four cores; needs EVERLEARN_DATA
+	$(BIN)/everlearn bench transfer --out benchmarks/results/transfer.json --docs docs/transfer-results.md
 
 conformance: $(VENV)/.dev  ## every method through the checks of everlearn.conformance
 	$(BIN)/python -m everlearn.conformance

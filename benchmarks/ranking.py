@@ -1,13 +1,13 @@
 """Whether the scores of `choose` rank bases as fine-tuning does: Kendall's tau for each score and data set.
 
-    EVERLEARN_DATA=... python benchmarks/ranking.py [--device cuda] [--json FILE] [--tiny]
+    EVERLEARN_DATA=... python benchmarks/ranking.py [--device cuda] [--side 128] [--json FILE] [--tiny]
 
-Five bases: MobileNetV2 of ImageNet at 224 pixels, ResNet-20 of CIFAR-10, and one small ResNet three times: trained here
-on the superclasses of CIFAR-100, trained here on MNIST, and with random weights; all three at 32 pixels. Three data
-sets: ants and bees (244 rows), digits of USPS (1,000 rows of it), and ten classes of CIFAR-100 (1,000 rows), which the
-superclasses are learned without. Scores see the training rows only. Fine-tuning is that of all weights, by SGD with
-momentum and a cosine, with the learning rate of a grid that is best on a fifth of the training rows, held out; the
-accuracy is that on test rows, the mean over seeds.
+Five bases: MobileNetV2 of ImageNet at 224 pixels (or `--side`), ResNet-20 of CIFAR-10, and one small ResNet three
+times: trained here on the superclasses of CIFAR-100, trained here on MNIST, and with random weights; all three at 32
+pixels. Three data sets: ants and bees (244 rows), digits of USPS (1,000 rows of it), and ten classes of CIFAR-100
+(1,000 rows), which the superclasses are learned without. Scores see the training rows only. Fine-tuning is that of
+all weights, by SGD with momentum and a cosine, with the learning rate of a grid that is best on a fifth of the
+training rows, held out; the accuracy is that on test rows, the mean over seeds.
 """
 
 import argparse
@@ -51,8 +51,10 @@ class Scale:
     """How much is done."""
 
     rows: int = 1000
-    steps: int = 200
-    pretraining: int = 700
+    steps: int = 100
+    pretraining: int = 400
+    side: int = 224
+    """Of the input of MobileNetV2, in pixels."""
     pretrained: int = 10_000
     """Rows that the small nets are trained on, at most."""
     tiny: bool = False
@@ -203,9 +205,9 @@ def bases(folder: Path, superclasses: Columns, scale: Scale, device: str) -> lis
         imagenet = open_base(
             "torchvision:mobilenet_v2",
             weights / "mobilenet_v2_imagenet_fp16.pth",
-            preprocessing=ImagePreprocessing(resize=(224, 224), **HALF),
+            preprocessing=ImagePreprocessing(resize=(scale.side, scale.side), **HALF),
         )
-        imagenet.source = "MobileNetV2, ImageNet"
+        imagenet.source = f"MobileNetV2, ImageNet, {scale.side} px"
         found.append(imagenet)
     for base in found:
         base.module.to(device)
@@ -266,10 +268,15 @@ def main() -> None:
     options.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "ranking.json")
     options.add_argument("--seeds", type=int, default=1, help="fine-tunings of each base, whose mean counts")
     options.add_argument("--tiny", action="store_true", help="a few rows and steps: to see that it works")
+    options.add_argument("--side", type=int, default=Scale.side, help="of the input of MobileNetV2, in pixels")
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    folder, scale, begin = Path(os.environ["EVERLEARN_DATA"]), TINY if given.tiny else Scale(), time.perf_counter()
+    folder, scale, begin = (
+        Path(os.environ["EVERLEARN_DATA"]),
+        TINY if given.tiny else Scale(side=given.side),
+        time.perf_counter(),
+    )
     ten, superclasses = cifar(folder)
     sets = {"hymenoptera": hymenoptera(folder), "usps": grey(folder, "usps"), "cifar-100, 10 classes": ten}
     sets = {name: few(data, scale.rows) for name, data in sets.items()}

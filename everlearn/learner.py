@@ -551,6 +551,8 @@ def _share() -> tuple[int, int]:
 
 def _split(batch: Batch, count: int) -> list[Batch]:
     """The batch in `count` parts, as even as can be; some may have no rows."""
+    if count == 1:
+        return [batch]
     sizes = [len(part) for part in torch.arange(length(batch)).tensor_split(count)]
     return [take(batch, slice(end - size, end)) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 

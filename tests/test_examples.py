@@ -21,6 +21,7 @@ SMALL = {
     "images_from_folders": ["FOLDER"],
     "lightning_host": ["1"],
     "huggingface_host": ["1"],
+    "adapt_without_labels": ["5"],
 }
 """The small setting of each; FOLDER is a place to write to."""
 
@@ -46,6 +47,9 @@ def test_an_example_is_short_and_runs_and_says_something(name, tmp_path):
         plain, replay, _ = map(float, re.search(r"average accuracy +([\d.]+) +([\d.]+) +([\d.]+)", said).groups())
         assert plain < 30
         assert replay > 60
+    if name == "adapt_without_labels":
+        control, mcc = (float(re.search(rf"^{way}.* ([\d.]+)%$", said, re.MULTILINE)[1]) for way in ("control", "mcc"))
+        assert mcc > control
 
 
 def test_the_script_that_is_killed_ends_like_the_one_that_is_not(tmp_path):

@@ -1,6 +1,7 @@
 """Rows without labels beside labelled ones."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import exp
 from typing import Any
@@ -23,6 +24,7 @@ class _Reversal(torch.autograd.Function):
         return gradient * -ctx.strength, None
 
 
+@dataclass
 class DANN(Loop):
     """One pass of both through the body; the head reads the labelled rows, the critic all of them."""
 
@@ -33,12 +35,12 @@ class DANN(Loop):
 
     def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         body, head = self.model.features, self.model.head
-        near, steps = iter(self.source_order.split(self.size)), len(order.split(self.size))
-        for step, index in enumerate(order.split(self.size)):
-            chosen = next(near)
-            features = body(self.see(torch.cat([x.index_select(0, index), self.source_x.index_select(0, chosen)])))
-            loss = F.cross_entropy(head(features[len(index) :]), self.source_y.index_select(0, chosen))
-            said = self.critic(_Reversal.apply(features, 2 / (1 + exp(-10 * step / steps)) - 1)).flatten()
+        source_x, source_y, source_order = self.source
+        steps = list(zip(order.split(self.size), source_order.split(self.size), strict=True))
+        for step, (index, near) in enumerate(steps):
+            features = body(self.see(torch.cat([x.index_select(0, index), source_x.index_select(0, near)])))
+            loss = F.cross_entropy(head(features[len(index) :]), source_y.index_select(0, near))
+            said = self.critic(_Reversal.apply(features, 2 / (1 + exp(-10 * step / len(steps))) - 1)).flatten()
             target, source = F.softplus(said[: len(index)]).mean(), F.softplus(-said[len(index) :]).mean()
             loss = loss + (source + target) / 2
             self.optimizer.zero_grad(set_to_none=True)

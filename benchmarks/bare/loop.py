@@ -22,6 +22,8 @@ class Loop:
     size: int
     """Rows in a batch, and in each draw from the memory."""
     memory: Reservoir
+    source: tuple[Tensor, ...] = ()
+    """Labelled rows to learn beside those given: x, y, and their order."""
 
     def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
         raise NotImplementedError

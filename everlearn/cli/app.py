@@ -1,6 +1,6 @@
 """The commands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -19,9 +19,10 @@ app = typer.Typer(
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, or the file of weights that it makes.")]
 
+KEPT = "How the old is kept"
 _PANELS = {
     "What": ("model", "base", "weights", "data", "old", "unlabelled", "test", "memory", "out", "config"),
-    "How the old is kept": ("method", "strategy", "freeze", "norm", "compare", "memory_on_disk"),
+    KEPT: ("method", "strategy", "freeze", "norm", "compare", "memory_on_disk"),
     "Data": (
         "classes", "task", "target", "features", "size", "channels", "normalize", "augment", "holdout",
     ),
@@ -58,9 +59,8 @@ def transfer(**given: Any) -> None:
     from everlearn.cli.show import work
     from everlearn.workspace.opening import begin
 
-    given["method"] = given["method"] or "naive"
-    given["strategy"] = given["strategy"] or "auto"
-    work(begin(_config(given, required=("base", "data", "out"))))
+    defaults = {"method": "naive", "strategy": "auto"}
+    work(begin(_config(given, required=("base", "data", "out"), defaults=defaults)))
 
 
 def resume(run: RunFolder) -> None:
@@ -159,8 +159,10 @@ def choose(  # noqa: PLR0917 (typer gives all of them by name)
     )  # fmt: skip
 
 
-def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> Config:
-    """Settings from a file, overruled by flags."""
+def _config(
+    given: dict[str, Any], required: tuple[str, ...] | None = None, defaults: Mapping[str, Any] | None = None
+) -> Config:
+    """Settings from a file, overruled by flags; `defaults` are for what neither says."""
     flags = {
         name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if name != "config"
     }
@@ -170,12 +172,21 @@ def _config(given: dict[str, Any], required: tuple[str, ...] | None = None) -> C
             flags[name] = [item.strip() for part in value for item in part.split(",")]
     toml = read_toml(given["config"]) if given.get("config") else {}
     underscored = {name.replace("-", "_"): value for name, value in toml.items()}
-    return make(underscored | flags, given.get("config") or "", required)
+    return make({**(defaults or {}), **underscored, **flags}, given.get("config") or "", required)
 
 
-def _flags(function: Callable[..., None], names: list[str], *others: Parameter) -> Callable[..., None]:
-    """The function with a flag for each setting, and the help that stands beside it in the config."""
-    panel = {name: title for title, members in _PANELS.items() for name in members}
+def _flags(
+    function: Callable[..., None],
+    names: list[str],
+    *others: Parameter,
+    help: Mapping[str, str] | None = None,  # noqa: A002 (as typer has it)
+    kept: str = KEPT,
+) -> Callable[..., None]:
+    """The function with a flag for each setting, and the help that stands beside it in the config, or in `help`.
+
+    `kept` is the title of the panel of methods.
+    """
+    panel = {name: kept if title == KEPT else title for title, members in _PANELS.items() for name in members}
     parameters = []
     for name in sorted([*names, "config"], key=list(panel).index):
         kind: Any = TYPES.get(name, str)
@@ -183,7 +194,8 @@ def _flags(function: Callable[..., None], names: list[str], *others: Parameter) 
             kind = list[str]
         default = Config.__dataclass_fields__[name].default if name in TYPES else ""
         shown = f" (default: {default})" if default not in ("", (), False, 0) else ""
-        help_ = HELP.get(name, "A TOML file of settings; flags win.") + shown
+        own = (help or {}).get(name)
+        help_ = own or HELP.get(name, "A TOML file of settings; flags win.") + shown
         option = typer.Option(help=help_, rich_help_panel=panel[name], metavar=_METAVARS.get(name), show_default=False)
         parameters.append(
             Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
@@ -208,20 +220,46 @@ _EVALUATION = [
 ]
 
 
+_OF_TRANSFER = ("strategy", "unlabelled")
 _NOT_TRANSFER = ("model", "old", "memory")
+_OF_A_BASE = {
+    "base": "The pretrained model to begin with: torchvision:NAME, timm:NAME, hf:NAME, FILE.py:NAME, or the "
+    "model.safetensors of a run. Its head is fitted to the classes, its input is prepared as its own config says.",
+    "weights": "Those of the base: a file (.pth, .pt or .safetensors), default for what its library has, or none "
+    "(default: default where there are some, else none).",
+    "data": "Rows with labels: class folders of images, x.npy and y.npy, .npz, .csv, .parquet, .jsonl; several are "
+    "learned in turn.",
+    "test": "Test data: one set for each of --data, or also one for each of --unlabelled; without it, rows of --data "
+    "are held out.",
+    "out": "The tuned weights (NAME.pth; the run's folder is then NAME), or the run's folder.",
+    "method": "A method to be put around the strategy, as in er:memory=2000 for several --data.",
+    "strategy": "How the base is tuned: probe, finetune, lpft, l2sp, ..., or for --unlabelled dann, mcc, ...; joined by "
+    "+; auto: what the amount of data speaks for. See everlearn methods. (default: auto)",
+    "compare": "Also train by plain fine-tuning on the same labelled rows: the control.",
+    "classes": "The names of the classes, in the order of the outputs (default: as the data has them).",
+    "holdout": "The share of the rows with labels that is kept for testing where no test data is given. (default: 0.2)",
+}
+_OF_LEARN = [name for name in TYPES if name not in _OF_TRANSFER]
 _TRIALS = Annotated[int, typer.Option(help="How many settings are tried in all.", min=1, rich_help_panel="Trials")]
 _FIRST = Annotated[
     int, typer.Option(help="How many of the arrivals a trial may learn from.", min=1, rich_help_panel="Trials")
 ]
 
-app.command()(_flags(learn, list(TYPES)))
-app.command()(_flags(transfer, [name for name in TYPES if name not in _NOT_TRANSFER]))
+app.command()(_flags(learn, _OF_LEARN))
+app.command()(
+    _flags(
+        transfer,
+        [name for name in TYPES if name not in _NOT_TRANSFER],
+        help=_OF_A_BASE,
+        kept="How the base is tuned",
+    )
+)
 app.command()(resume)
 app.command()(_flags(evaluate, _EVALUATION))
 app.command()(
     _flags(
         tune,
-        list(TYPES),
+        _OF_LEARN,
         Parameter("trials", Parameter.KEYWORD_ONLY, default=20, annotation=_TRIALS),
         Parameter("first", Parameter.KEYWORD_ONLY, default=1, annotation=_FIRST),
     )

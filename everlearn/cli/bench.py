@@ -94,11 +94,15 @@ def _quote(docs: Path, lines: Sequence[Line]) -> None:
 
 
 def chosen(names: Sequence[str]) -> list[Row]:
-    """The rows of these names, patterns with *, or "all", in their order and each once."""
+    """The rows of these names, of patterns with *, of a page of the documentation, or "all", in their order."""
     for name in names:
-        if name != ALL and not any(fnmatchcase(row, name) for row in ROWS):
+        if name != ALL and not any(_means(name, row) for row in ROWS.values()):
             raise ValueError(f"there is no row {name!r}{nearest(name, ROWS)}; everlearn bench --list shows all")
-    return [row for row in ROWS.values() if any(name == ALL or fnmatchcase(row.name, name) for name in names)]
+    return [row for row in ROWS.values() if any(name == ALL or _means(name, row) for name in names)]
+
+
+def _means(name: str, row: Row) -> bool:
+    return name == row.page or fnmatchcase(row.name, name)
 
 
 def _moved(row: Row, device: str, *, asked: bool) -> list[Row]:

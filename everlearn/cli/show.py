@@ -34,7 +34,7 @@ from everlearn.spec import one_of
 from everlearn.workspace.config import Config
 from everlearn.workspace.exam import examine
 from everlearn.workspace.folder import folder_of
-from everlearn.workspace.run import PLAIN, Moment, Run
+from everlearn.workspace.run import Moment, Run
 from everlearn.workspace.tune import tune
 
 console = Console(highlight=False)
@@ -48,8 +48,8 @@ def say(text: str) -> None:
 Tables = Callable[[Mapping[str, Scores]], Iterable[Table]]
 
 
-def work(run: Run, *, quiet: bool = False, tables: Tables = lambda runs: [outcome(runs)]) -> None:
-    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave. Ends with `tables`."""
+def work(run: Run, *, quiet: bool = False, tables: Tables | None = None) -> None:
+    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave. Ends with `tables`, or `outcome`."""
     if not quiet:
         _given(run)
     for path in run.data.quarantined:
@@ -64,9 +64,9 @@ def work(run: Run, *, quiet: bool = False, tables: Tables = lambda runs: [outcom
         say(f"Saved. Go on with: everlearn resume {run.folder}")
         sys.exit(0)
     if all(scores.learned for scores in run.scores.values()):
-        for table in tables(run.scores):
+        for table in tables(run.scores) if tables else [outcome(run.scores, run.past)]:
             console.print(table)
-    if not run.config.strategy:
+    if run.past:
         console.print(_verdict(run.scores), markup=False, soft_wrap=True)
     _results(run)
 
@@ -94,15 +94,20 @@ def _given(run: Run) -> None:
     """What the run works with."""
     data = run.data
     lines = {"weights": ", ".join(str(run.loaded).splitlines()) if run.loaded else "none: all are drawn anew"}
-    if run.config.strategy:
-        lines["strategy"] = (run.strategy or PLAIN) + (f": {run.reason}" if run.reason else "")
+    if run.strategy:
+        lines["strategy"] = run.strategy + (f": {run.reason}" if run.reason else "")
+        lines["optimizer"] = run.config.optimizer
+    if run.frozen:
+        lines["frozen"] = run.frozen
     new = data.classes[data.known :]
     for name, each in zip(data.names, (data.past, *data.arrivals), strict=True):
         if len(each.train):
             lines[name] = f"{len(each.train):,} rows"
-            if run.config.task == "classification" and each is not data.past:
+            if each.reference is not None:
+                lines[name] += f" without labels, beside {len(each.reference):,} with labels"
+            elif run.config.task == "classification" and each is not data.past:
                 brings = [data.classes[label] for label in each.classes if data.classes[label] in new]
-                lines[name] += f", new classes: {_listed(brings)}" if brings else ", no new classes"
+                lines[name] += f", {'new ' * run.past}classes: {_listed(brings)}" if brings else ", no new classes"
                 new = tuple(name for name in new if name not in brings)
     tests = sum(len(each.test) for each in (data.past, *data.arrivals))
     lines["tests"] = f"{tests:,} rows" + (", held out of the data, for want of --test" if data.held_out else "")
@@ -118,17 +123,23 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def outcome(runs: Mapping[str, Scores]) -> Table:
-    """What was known of each experience before and after, and what plain fine-tuning would have left of it."""
+def outcome(runs: Mapping[str, Scores], past: int = 1) -> Table:
+    """What was known of each experience before and after, and what plain fine-tuning would have left of it.
+
+    Before is before all arrivals; without a past, it is before the experience itself.
+    """
     *others, kept = runs.values()
     last = kept.learned - 1
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("accuracy, %" if kept.kind == "accuracy" else "mean squared error", overflow="fold")
-    for title in ("test rows", "before", "after", *((PLAIN,) if others else ())):
+    for title in ("test rows", "before", "after", *list(runs)[:-1]):
         table.add_column(title, justify="right")
-    for on in (on for on in range(kept.learned) if on or kept.at(last, on)):  # what is transferred to has no past
+    for on in range(kept.learned):
         asked = kept.at(last, on)
-        cells = [kept.at(0, on), asked, *(other.at(last, on) for other in others)]
+        if on < past and asked is None:
+            continue  # of a past that is gone there is nothing to say
+        before = kept.at(0 if past else on - 1, on)
+        cells = [before, asked, *(other.at(last, on) for other in others)]
         table.add_row(
             Text(kept.name(on)),
             f"{asked.count:,}" if asked else wording.UNKNOWN,

@@ -73,12 +73,15 @@ def is_images(path: str | Path) -> bool:
 def load_unlabelled(path: str | Path, **options: Any) -> Source:
     """The data at `path` as rows without labels: y is `UNLABELED` in each, and there are no names of classes.
 
-    A folder of images may have them in any folders, or in none. Data of other kinds is loaded as by `load`, and its
-    answers are not looked at.
+    A folder of images may have them in any folders, or in none, and a table may have a column of answers or none.
+    Data of other kinds is loaded as by `load`, and its answers are not looked at.
     """
     path = Path(path)
     if is_images(path):
         return load_images(path, labels=False, **{name: value for name, value in options.items() if name in _IMAGES[2]})
+    if path.is_file() and _reader(path) is _TABLE:
+        taken = {name: value for name, value in options.items() if name in ("target", "features")}
+        return load_table(path, labels=False, **taken)
     source = load(path, **options)
     return replace(source, rows=With(source.rows, y=UNLABELED), names=())
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everlearn.batch import UNLABELED
 from everlearn.data.hashing import name_id, row_ids
 from everlearn.data.rows import Columns
 from everlearn.data.source import Source, Task, classify, fingerprint
@@ -37,20 +38,28 @@ def load_table(
     target: str | None = None,
     features: Sequence[str] | None = None,
     task: Task = "classification",
+    labels: bool = True,
 ) -> Source:
     """The table in a .csv, .tsv, .jsonl or .ndjson file (each also as .gz), or in a .parquet file.
 
     `target` names the column of the answers; without it, the one of label, y, target and class that there is.
     All other columns must be numbers, and are the float32 vector x in the order of the file; `features` names
     some of them, and their order. A single feature that is not numbers is the text of each row: the list
-    column "text". A column "id" identifies the rows, and is a feature only if `features` names it.
+    column "text". A column "id" identifies the rows, and is a feature only if `features` names it. With
+    `labels=False` the answers, if there are some, are not looked at: y is `UNLABELED` in each row.
 
     CSV is read by Python's own csv module, and numbers as Python reads them: a table gives the same float32
     as CSV, JSON lines or Parquet. Raises a ValueError that names the row (counted from 1, without the header)
     and the column of the first cell that is missing, not finite, or no number.
     """
     return table_source(
-        path, path.name, _chunks(path, strict=features is None), target=target, features=features, task=task
+        path,
+        path.name,
+        _chunks(path, strict=features is None),
+        target=target,
+        features=features,
+        task=task,
+        labels=labels,
     )
 
 
@@ -62,16 +71,17 @@ def table_source(
     target: str | None,
     features: Sequence[str] | None,
     task: Task,
+    labels: bool = True,
 ) -> Source:
     """The rows of a table whose cells come in chunks; `identity` is what the ids of its rows derive from."""
     chunk = next(chunks, None)
     if chunk is None:
         raise ValueError(f"{path} has no rows")
-    target = target_of(path, tuple(chunk), target)
+    target = target_of(path, tuple(chunk), target) if labels else _answers(tuple(chunk), target)
     wanted = _features(path, tuple(chunk), target, features)
     text = _text(path, chunk, wanted, alone_may_be_text=features is not None)
     numeric = () if text else wanted
-    kept: dict[str, list[Any]] = {column: [] for column in (target, "id", text) if column in chunk}
+    kept: dict[str, list[Any]] = {column: [] for column in (labels and target, "id", text) if column in chunk}
     vectors: list[Array] = []
     count = 0
     while chunk is not None:
@@ -79,10 +89,12 @@ def table_source(
             vectors.append(np.stack([_numbers(path, name, chunk[name], count) for name in numeric], axis=1))
         for column, cells in kept.items():
             cells.extend(_listed(chunk[column]))
-        count += len(chunk[target])
+        count += len(chunk[wanted[0]])
         chunk = next(chunks, None)
     names: tuple[str, ...] = ()
-    if task == "regression":
+    if not labels:
+        answers = torch.full((count,), UNLABELED)
+    elif task == "regression":
         answers = torch.from_numpy(_numbers(path, target, kept[target], 0))
     else:
         names, answers = classify(kept[target], f"{path}: the column {target!r}")
@@ -117,6 +129,11 @@ def target_of(path: Path, columns: Sequence[str], target: str | None) -> str:
         which = f"both of {found}" if found else f"none of {list(TARGETS)}"
         raise ValueError(f"{path} has {which} among its columns {list(columns)}; name the target, as in target='y'")
     return found[0]
+
+
+def _answers(columns: Sequence[str], target: str | None) -> str:
+    """The column of answers that are not looked at, if there is one; "" if there is none."""
+    return next((name for name in (target, *(() if target else TARGETS)) if name in columns), "") or ""
 
 
 def _features(path: Path, columns: Sequence[str], target: str, features: Sequence[str] | None) -> tuple[str, ...]:

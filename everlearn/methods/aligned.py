@@ -80,10 +80,20 @@ class Aligned(Paced):
                 "it in the chain must pass all rows through the model, and tap= name a layer that sees rows"
             )
         with torch.autocast(features.device.type, enabled=False):
-            features, said = features.flatten(1).float(), output.logits.float()
-            gap = self.gap(model, *(Side(features[rows], said[rows], y[rows]) for rows in sides))
+            gap = self.gap(model, *_divided((features.flatten(1).float(), output.logits.float(), y), sides))
         loss = self.trade_off * gap if output.loss is None else output.loss + self.trade_off * gap
         return Output(loss, output.logits)
+
+
+def _divided(columns: tuple[Tensor, ...], sides: tuple[Tensor, Tensor]) -> list[Side]:
+    """Source and target. Where one has the first rows and the other those that follow, nothing is gathered."""
+    for order in (1, -1):
+        first, second = sides[::order]
+        if int(first[-1]) < len(first):  # positions ascend
+            sizes = len(first), len(second)  # of the rows; others may have been joined after them
+            parts = [column.split([*sizes, len(column) - sum(sizes)])[:2] for column in columns]
+            return [Side(*side) for side in zip(*parts, strict=True)][::order]
+    return [Side(*(column.index_select(0, rows) for column in columns)) for rows in sides]
 
 
 def used(seen: list[Tensor]) -> Tensor:

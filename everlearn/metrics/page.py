@@ -43,10 +43,16 @@ def _glance(accounts: Sequence[Account]) -> str:
     groups = [
         [
             _reading(accounts, "average_accuracy", f"Average {kind}{percent}", high=more, style="head"),
-            _reading(accounts, "forgetting", f"Forgetting{points}", high=False),
-            _reading(accounts, "backward_transfer", f"Backward transfer{points}", high=True),
-            _reading(accounts, "learning_accuracy", f"Learning {kind}{percent}", high=more),
-            _reading(accounts, "worst_case_accuracy", f"Worst-case {kind}{percent}", high=more),
+            *(
+                _reading(accounts, name, label, high=high)
+                for name, label, high in (
+                    ("forgetting", f"Forgetting{points}", False),
+                    ("backward_transfer", f"Backward transfer{points}", True),
+                    ("learning_accuracy", f"Learning {kind}{percent}", more),
+                    ("worst_case_accuracy", f"Worst-case {kind}{percent}", more),
+                )
+                if any(name in account.readings for account in accounts)
+            ),
         ]
     ]
     if any(account.update.old_before is not None for account in accounts):
@@ -101,7 +107,8 @@ def _facts(facts: Mapping[str, object]) -> str:
 
 def _fact(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{escape(str(key))} <b>{escape(_plain(item))}</b>" for key, item in value.items())
+        said = {key: item for key, item in value.items() if item not in ("", [], None)}
+        return ", ".join(f"{escape(str(key))} <b>{escape(_plain(item))}</b>" for key, item in said.items())
     return escape(_plain(value))
 
 

@@ -93,7 +93,7 @@ def summary(accounts: Sequence[Account]) -> str:
     """
     known = [account for account in accounts if account.average is not None]
     if not known:
-        return "Nothing was measured after the last experience."
+        return _in_part(accounts)
     kind = known[0].scores.kind
     if len(accounts) == 1:
         learned = "1 experience" if known[0].scores.learned == 1 else f"{known[0].scores.learned} experiences"
@@ -102,6 +102,18 @@ def summary(accounts: Sequence[Account]) -> str:
     best, worst = ranked[0], ranked[-1]
     text = f"Of {len(accounts)} methods, {best.name} ends best, with {_outcome(best, f'an average {kind} of ')}"
     return f"{text}." if worst is best else f"{text}; {worst.name} ends last, with {_outcome(worst)}."
+
+
+def _in_part(accounts: Sequence[Account]) -> str:
+    """What there is to say where some experiences have no test rows, so that there is no average."""
+    last = accounts[-1]
+    found = [(last.scores.name(on), value) for on, value in enumerate(last.final) if value is not None]
+    if not found:
+        return "Nothing was measured after the last experience."
+    kind, unit = last.scores.kind, " %" if last.scores.kind == "accuracy" else ""
+    said = ", ".join(f"{level(value, kind)}{unit} on {name}" for name, value in found)
+    bare = [last.scores.name(on) for on, value in enumerate(last.final) if value is None]
+    return f"In the end, {last.name} has an {kind} of {said}; there are no test rows of {', '.join(bare)}."
 
 
 def _outcome(account: Account, lead: str = "") -> str:

@@ -266,7 +266,8 @@ def _asked(
         raise LoadError(f'{text} does not say what its weights are of; open_base("torchvision:NAME", {text!r})')
     if not _named(str(source)):  # a file of weights must not choose which code runs
         raise LoadError(
-            f"the model of {text} is made by code, {source!r}; name it, as in open_base('net.py:Net', {text!r})"
+            f"the model of {text} is made by code, {source!r}; name it, as in open_base('net.py:Net', {text!r}), or "
+            f"--base net.py:Net --weights {text}"
         )
     if str(source).startswith("hf:") and not isinstance(notes.get("notes"), dict):
         raise LoadError(

@@ -1,6 +1,6 @@
 """The data that a user names, as the past and the arrivals of a run: what is learned, and what is tested on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from everlearn.data.rows import Around
 from everlearn.models import Classes, read_classes
 from everlearn.streams import Experience
 from everlearn.workspace.config import Config, sides
+from everlearn.workspace.model import Loaded
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class Data:
     quarantined: tuple[Path, ...]
 
 
-def load_sources(config: Config, size: tuple[int, int] | None = None) -> dict[str, Source]:
-    """All data of a run, by path, those without labels by `bare` of it; `size` is that of images if none is asked for.
+def load_sources(config: Config, loaded: Loaded | None = None) -> dict[str, Source]:
+    """All data of a run as the model that was `loaded` takes it, by path; those without labels by `bare` of it.
 
     >>> bare("new/photos")
     'new/photos, without labels'
     """
     labelled = {
-        path: _load(config, path, size) for path in dict.fromkeys((config.old, *config.data, *config.test)) if path
+        path: _load(config, path, loaded) for path in dict.fromkeys((config.old, *config.data, *config.test)) if path
     }
-    return labelled | {bare(path): _load(config, path, size, labels=False) for path in config.unlabelled}
+    return labelled | {bare(path): _load(config, path, loaded, labels=False) for path in config.unlabelled}
 
 
 def bare(path: str) -> str:
@@ -51,10 +52,11 @@ def bare(path: str) -> str:
     return f"{path}, without labels"
 
 
-def arrange(config: Config, sources: dict[str, Source], outputs: int, carried: tuple[str, ...] = ()) -> Data:
-    """The experiences that the data make for a model with `outputs` outputs, whose classes are `carried`, if known."""
-    alike(sources)
+def arrange(config: Config, sources: dict[str, Source], outputs: int, loaded: Loaded | None = None) -> Data:
+    """The experiences that the data make for a model with `outputs` outputs, if it is known the one `loaded`."""
+    alike(sources, texts=loaded is not None and loaded.text)
     regression = config.task == "regression"
+    carried = () if loaded is None else loaded.classes
     classes = Classes() if regression else Classes(_known_classes(config, sources, outputs, carried))
     known = len(classes)
     if config.old and not regression:
@@ -83,7 +85,7 @@ def arrange(config: Config, sources: dict[str, Source], outputs: int, carried: t
     return Data(
         experiences[0],
         tuple(experiences[1:]),
-        ("old", *(name_of(path, place, len(config.data)) for place, path in enumerate(config.data, 1))),
+        ("old", *(name_of(path, place, config.data) for place, path in enumerate(config.data, 1))),
         classes.names,
         known,
         apart,
@@ -91,18 +93,16 @@ def arrange(config: Config, sources: dict[str, Source], outputs: int, carried: t
     )
 
 
-def load_questions(
-    config: Config, outputs: int, carried: tuple[str, ...] = (), size: tuple[int, int] | None = None
-) -> tuple[Rows, tuple[str, ...], int]:
-    """All rows of `config.data`, the names of their classes, and how many of these the model knows.
+def load_questions(config: Config, outputs: int, loaded: Loaded) -> tuple[Rows, tuple[str, ...], int]:
+    """All rows of `config.data`, the names of their classes, and how many of these the model that was `loaded` knows.
 
     The others count as wrong answers. Old data, where there is some, is read for the names of its classes only.
     """
-    sources = {path: _load(config, path, size) for path in dict.fromkeys((config.old, *config.data)) if path}
-    alike(sources)
+    sources = {path: _load(config, path, loaded) for path in dict.fromkeys((config.old, *config.data)) if path}
+    alike(sources, texts=loaded.text)
     if config.task == "regression":
         return Concat([sources[path].rows for path in config.data]), (), 0
-    classes = Classes(_known_classes(config, sources, outputs, carried))
+    classes = Classes(_known_classes(config, sources, outputs, loaded.classes))
     known = len(classes)
     rows = []
     for source in (sources[path] for path in config.data):
@@ -111,17 +111,19 @@ def load_questions(
     return Concat(rows), classes.names, known
 
 
-def _load(config: Config, path: str, size: tuple[int, int] | None = None, *, labels: bool = True) -> Source:
+def _load(config: Config, path: str, loaded: Loaded | None = None, *, labels: bool = True) -> Source:
+    text = loaded is not None and loaded.text
     options: dict[str, Any] = {"task": config.task, "channels": config.channels}
     if config.size:
         options["size"] = sides(config.size)
-    elif size is not None and is_images(path):
-        options["size"] = size
+    elif loaded is not None and loaded.size is not None and is_images(path):
+        options["size"] = loaded.size
     if Path(path).is_file():
         Path(path).open("rb").close()  # who may not read it should hear that, and not that it is damaged
     try:
         read: Callable[..., Source] = load if labels else load_unlabelled
-        source = read(path, target=config.target or None, features=config.features or None, **options)
+        features = config.features or (("text",) if text else None)
+        source = read(path, target=config.target or None, features=features, **options)
     except ImportError as error:  # an optional dependency, with the way to install it
         raise ValueError(str(error)) from error
     if source.rows.resident:
@@ -148,13 +150,19 @@ def _sample(rows: Rows) -> Batch:
     return rows.take(torch.zeros(1, dtype=torch.int64))
 
 
-def alike(sources: dict[str, Source]) -> None:
+def alike(sources: dict[str, Source], *, texts: bool = False) -> None:
     """Raises a ValueError unless all rows are of one kind, and tables have their features in one order."""
-    (first, model), *others = ((path, _sample(source.rows).get("x")) for path, source in sources.items())
-    if not isinstance(model, torch.Tensor):
-        raise ValueError(  # noqa: TRY004 (what is wrong is the data)
-            f"the rows of {first} are texts, or images that differ in size; expected numbers, or images of one size "
-            "(--size resizes them)"
+    samples = {path: _sample(source.rows) for path, source in sources.items()}
+    (first, model), *others = ((path, sample.get("x")) for path, sample in samples.items())
+    if texts and all(isinstance(sample.get("text"), list) for sample in samples.values()):
+        return
+    if texts or not isinstance(model, torch.Tensor):
+        raise ValueError(
+            f"the model takes texts, but not all of {', '.join(sources)} are; give tables with one column of texts "
+            "beside the answers, and name it by --features unless it is called text"
+            if texts
+            else f"the rows of {first} are texts, or images that differ in size; expected numbers, or images of one "
+            "size (--size resizes them); texts need a model that takes them, as in --base hf:FOLDER"
         )
     for path, x in others:
         if not isinstance(x, torch.Tensor) or (x.dtype, x.shape) != (model.dtype, model.shape):
@@ -299,6 +307,14 @@ def nothing(train: list[Rows | None]) -> Rows:
     return Subset(some, torch.zeros(0, dtype=torch.int64))
 
 
-def name_of(path: str, place: int, arrivals: int) -> str:
-    """What an arrival is called in tables."""
-    return "new" if arrivals == 1 else f"{place}: {Path(path).stem}"
+def name_of(path: str, place: int, paths: Sequence[str]) -> str:
+    """What the arrival at `place`, counted from 1, is called in tables.
+
+    >>> name_of("dark/train", 2, ("light/train", "dark/train")), name_of("a/b.csv", 1, ("a/b.csv", "a/c.csv"))
+    ('2: dark/train', '1: b')
+    """
+    if len(paths) == 1:
+        return "new"
+    stem = Path(path).stem
+    same = [Path(other).stem for other in paths].count(stem) > 1
+    return f"{place}: {Path(path).parent.name}/{stem}" if same else f"{place}: {stem}"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from everlearn.learner import Learner
 from everlearn.metrics.evaluate import Result
 from everlearn.models.report import Report
-from everlearn.objective import classify, regress
 from everlearn.workspace.arrivals import load_questions
 from everlearn.workspace.config import Config
 from everlearn.workspace.model import check_answers, load_model, outputs_of
@@ -30,10 +29,10 @@ def examine(config: Config) -> Exam:
     config = settle(config)
     loaded = load_model(config)
     model = loaded.model
-    rows, classes, known = load_questions(config, outputs_of(model, config), loaded.classes, loaded.size)
+    rows, classes, known = load_questions(config, outputs_of(model, config), loaded)
     learner = Learner(
         model,
-        objective=classify if config.task == "classification" else regress,
+        objective=loaded.objective(config.task),
         optimizer=make_optimizer(config.optimizer, model, config.head),  # it is never stepped
         view=make_view(config, rows, loaded),
         device=config.device,

@@ -14,7 +14,9 @@ from everlearn.learner import Learner
 from everlearn.models import head_of, load_weights
 from everlearn.models.named import build_model, foreign
 from everlearn.models.report import Report
+from everlearn.objective import Objective, classify, regress
 from everlearn.randomness import mix, seeded
+from everlearn.transfer.freezing import freeze_as
 from everlearn.transfer.preprocessing import changed
 from everlearn.workspace.config import Config, normalization, sides
 
@@ -34,6 +36,18 @@ class Loaded:
         return () if self.base is None else self.base.classes or ()
 
     @property
+    def text(self) -> bool:
+        """Whether its rows are texts."""
+        return self.base is not None and self.base.kind == "text"
+
+    def objective(self, task: str) -> Objective:
+        """What it is trained for."""
+        if task == "regression":
+            return regress
+        asked: Objective = classify if self.base is None else self.base.objective
+        return asked
+
+    @property
     def prepares(self) -> bool:
         """Whether it knows how its input is prepared."""
         return self.base is not None and self.base.preprocessing is not None
@@ -50,11 +64,15 @@ def load_model(config: Config, classes: tuple[str, ...] = ()) -> Loaded:
     A base that is to be tuned gets a head for `classes`, where they are given.
     """
     if config.base:
-        return _open(config, classes)
-    with seeded(mix(config.seed)):  # what the weights leave out is the same for each contender
-        model = build_model(config.model)
-    report = load_weights(model, config.weights, coverage=config.coverage, head="grow", head_name=config.head or None)
-    return Loaded(model, report)
+        loaded = _open(config, classes)
+    else:
+        with seeded(mix(config.seed)):  # what the weights leave out is the same for each contender
+            model = build_model(config.model)
+        options: dict[str, Any] = {"head": "grow", "head_name": config.head or None}
+        loaded = Loaded(model, load_weights(model, config.weights, coverage=config.coverage, **options))
+    if config.freeze:
+        freeze_as(loaded.model, config.freeze, norm=config.norm, head=config.head or None)
+    return loaded
 
 
 def _open(config: Config, classes: tuple[str, ...]) -> Loaded:
@@ -67,14 +85,15 @@ def _open(config: Config, classes: tuple[str, ...]) -> Loaded:
         base = open_base(config.base, None if weights in {"", "none"} else weights, **options)
     except ImportError as error:  # an optional dependency, with the way to install it
         raise ValueError(str(error)) from error
+    if config.weights == "none" and base.weights is not None:
+        raise ValueError(
+            f"{config.base} holds its own weights, so there is none of it without them; name the model itself, as in "
+            "torchvision:NAME or FILE.py:NAME"
+        )
     if base.kind == "image" and base.preprocessing is not None:
         base.preprocessing = changed(base.preprocessing, _asked(config))
     if classes and config.strategy:
         base.replace_head(classes, seed=mix(config.seed))
-    if config.freeze:
-        from everlearn.transfer.freezing import freeze_as  # noqa: PLC0415 (likewise)
-
-        freeze_as(base.module, config.freeze, norm=config.norm, head=config.head or None)
     return Loaded(base.module, base.report, base)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from everlearn import checkpoint
 from everlearn.models.named import model_file
+from everlearn.transfer.freezing import frozen_report
 from everlearn.workspace.arrivals import Data, arrange, load_sources
 from everlearn.workspace.config import Config, make, settled
 from everlearn.workspace.folder import folder_of, weights_of
 from everlearn.workspace.model import load_model, outputs_of
 from everlearn.workspace.run import Run, environment
-from everlearn.workspace.strategies import propose, sensible, settle
+from everlearn.workspace.strategies import adapting, propose, settle
 from everlearn.workspace.training import use_machine
 from everlearn.workspace.transferring import arrange_transfer
 
@@ -72,21 +73,26 @@ def _prepare(config: Config, inputs: dict[str, str]) -> Run:
     files = {"model": code, "weights": Path(config.weights), "memory": Path(config.memory)}
     there = {f"{name} {path}": path for name, path in files.items() if path is not None and path.is_file()}
     _unchanged(inputs, {name: _hash(path.read_bytes()) for name, path in there.items()})
-    if config.strategy not in ("", "auto"):
-        sensible(config)
+    if config.strategy != "auto":
+        config = settle(config)
     loaded = load_model(config)
-    sources = load_sources(config, loaded.size)
+    sources = load_sources(config, loaded)
     _unchanged(inputs, {f"data {path}": source.fingerprint for path, source in sources.items()})
     if config.strategy:
-        data = arrange_transfer(config, sources)
+        data = arrange_transfer(config, sources, texts=loaded.text)
     else:
-        data = arrange(config, sources, outputs_of(loaded.model, config), loaded.classes)
+        data = arrange(config, sources, outputs_of(loaded.model, config), loaded)
     _unchanged(inputs, {"the classes": _hash(json.dumps(data.classes).encode())})
     proposal = propose(config, data, loaded) if config.strategy == "auto" else None
-    config = settle(config, proposal)
+    if proposal is not None:
+        config = settle(config, proposal)
     run = Run(config, data, loaded.report, _memory(config, data) if config.memory else None)
+    if config.freeze:
+        run.frozen = str(frozen_report(loaded.model))
     if proposal is not None:
         run.strategy, run.reason = proposal.name, proposal.reason
+    elif config.strategy and config.unlabelled and not adapting(config.method):
+        run.reason = "it learns nothing from rows without labels: the control of an adaptation"
     with TemporaryDirectory() as folder:
         for method in run.contenders.values():
             run.rehearse(method, Path(folder))

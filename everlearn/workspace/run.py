@@ -26,19 +26,23 @@ from everlearn.methods.composition import build
 from everlearn.metrics import Report, Scores
 from everlearn.models import save_weights
 from everlearn.models.report import Report as LoadReport
-from everlearn.objective import classify, regress
 from everlearn.randomness import mix, seed_globals
 from everlearn.spec import parse_chain
 from everlearn.streams import Experience
+from everlearn.transfer.freezing import recompute_statistics
 from everlearn.workspace.arrivals import Data
 from everlearn.workspace.config import Config
 from everlearn.workspace.folder import done, file_name, folder_of, locked, weights_of
 from everlearn.workspace.model import check_answers, few, load_model
+from everlearn.workspace.strategies import recipe_of
 from everlearn.workspace.training import make_optimizer, make_scheduler, make_view
 from everlearn.workspace.transferring import first_of
 
 PLAIN = "fine-tuning"
 """What plain fine-tuning is called in tables."""
+
+CONTROL = "control"
+"""What it is called where rows without labels are adapted to: the same labelled rows, and nothing is adapted."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Run:
         self.folder = folder_of(config.out)
         self.strategy, self.reason = config.strategy, ""
         """How a base is tuned, and why, if nobody asked for it."""
+        self.frozen = ""
+        """What of the model does not learn, in words."""
         self.scores: dict[str, Scores] = {}
         self._learner: Learner | None = None
         self._base: Any = None
@@ -72,9 +78,19 @@ class Run:
     @property
     def contenders(self) -> dict[str, str]:
         """The methods that are trained, by the names they have in tables; the last one is the one that is kept."""
-        name = "+".join(spec.name for spec in parse_chain(self.config.method))
-        plain = {PLAIN: "naive"} if self.config.compare and name != "naive" else {}
-        return plain | {name: self.config.method}
+        method = self.config.method
+        name = "+".join(spec.name for spec in parse_chain(method))
+        if self.strategy:
+            parts = [spec.name for spec in parse_chain(self.strategy)]
+            own = [spec.name for spec in parse_chain(recipe_of(self.strategy).method)]
+            name = "+".join([part for part in name.split("+") if part not in (*own, "naive")] + parts)
+        plain = CONTROL if self.config.unlabelled else PLAIN
+        return ({plain: "naive"} if self.config.compare and method != "naive" else {}) | {name: method}
+
+    @property
+    def past(self) -> int:
+        """How many experiences come before the arrivals: one, or none where a base is tuned."""
+        return 0 if self.config.strategy else 1
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -109,7 +125,7 @@ class Run:
     def _contend(self, name: str, method: str, say: Callable[[str], None]) -> Iterator[Moment]:
         """One method learns all arrivals."""
         config = self.config
-        learner, scores = self._new(method), Scores(kind=self._kind, names=self.data.names)
+        learner, scores = self._new(method), Scores(kind=self._kind, names=self.data.names[1 - self.past :])
         self._learner, self.scores[name] = learner, scores
         keeper = checkpoint.Checkpoints(
             self.folder / "checkpoints" / file_name(name),
@@ -135,29 +151,34 @@ class Run:
                 torch.cuda.manual_seed_all(mix(config.seed))
             yield Moment(name, "past data", 0, 0, 0)
             self._inherit(learner, method)
-            self._measure(learner, scores, after=0, final=True)
+            self._measure(learner, scores, after=self.past - 1, final=True)
             save()
         self._save = save
         every = max(1, config.epochs // 5)
         for experience in self.data.arrivals[learner.experience - 1 :]:
+            after = experience.index - 1 + self.past
             for step in learner.steps(experience):
                 at_end = step.place % (step.of // config.epochs) == 0
                 if at_end and step.place < step.of and (step.epoch + 1) % every == 0:
-                    self._measure(learner, scores, after=experience.index, final=False)
+                    self._measure(learner, scores, after=after, final=False)
                 rows = min(config.batch_size, len(experience.train))
                 yield Moment(name, self.data.names[experience.index], step.place, step.of, rows)
                 if keeper.due():
                     save()
-            self._measure(learner, scores, after=experience.index, final=True)
-            memory = [each for each in memories(learner.method) if len(each)]
-            scores.note(
-                experience.index,
-                seconds=spent + time.monotonic() - since,
-                memory_bytes=sum(_size(each.state_dict()) for each in memory),
-                memory_rows=sum(map(len, memory)),
-            )
+            self._renew(learner, experience.train)
+            self._measure(learner, scores, after=after, final=True)
+            scores.note(after, seconds=spent + time.monotonic() - since)
+            memory = memories(learner.method)
+            if memory or self.past:
+                kept = sum(_size(each.state_dict()) for each in memory if len(each))
+                scores.note(after, memory_bytes=kept, memory_rows=sum(map(len, memory)))
             spent, since = 0.0, time.monotonic()
             save()
+
+    def _renew(self, learner: Learner, rows: Rows) -> None:
+        """Computes the statistics of batch normalisation in frozen parts anew, if that is what was asked for."""
+        if self.config.freeze and self.config.norm == "recompute":
+            recompute_statistics(learner.model, rows, learner._seen(None))  # noqa: SLF001 (as it sees rows)
 
     def _new(self, method: str, *, folder: Path | None = None, compile: bool | None = None) -> Learner:  # noqa: A002
         config = self.config
@@ -169,7 +190,7 @@ class Run:
         return Learner(
             loaded.model,
             self._method(method, grow=grow, folder=place),
-            classify if config.task == "classification" else regress,
+            loaded.objective(config.task),
             optimizer=make_optimizer(config.optimizer, loaded.model, config.head),
             scheduler=make_scheduler(config.scheduler),
             epochs=config.epochs,
@@ -255,6 +276,7 @@ class Run:
         for experience in self._samples():
             for _ in learner.steps(experience):
                 learner.stop()
+        self._renew(learner, few(data.arrivals[0].train))
 
     def _rehearse_past(self, learner: Learner, method: str) -> None:
         if len(remembered := self._remembered()):
@@ -275,7 +297,7 @@ class Run:
             yield replace(each, train=train, reference=each.reference and few(each.reference))
 
     def _measure(self, learner: Learner, scores: Scores, *, after: int, final: bool) -> None:
-        for on, experience in enumerate((self.data.past, *self.data.arrivals)):
+        for on, experience in enumerate((self.data.past, *self.data.arrivals)[1 - self.past :]):
             if len(experience.test):
                 options = {"names": self.data.classes} if self._kind == "accuracy" else {"kind": "error"}
                 result = learner.evaluate(experience.test, **options)
@@ -311,7 +333,9 @@ class Run:
         self.report().write(self.folder)
 
     def _facts(self) -> dict[str, object]:
+        strategy = {"strategy": self.strategy + (f": {self.reason}" if self.reason else "")} if self.strategy else {}
         return {
+            **strategy,
             "settings": self.config.to_json(),
             "classes": list(self.data.classes),
             "tests": "rows held out of the data" if self.data.held_out else "test data",

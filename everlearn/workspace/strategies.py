@@ -42,11 +42,15 @@ STRATEGIES = {
 
 
 def settle(config: Config, proposal: Proposal | None = None) -> Config:
-    """The config with the method, the optimizer and the weights that its strategy says, or else the `proposal`."""
+    """The config with the method, the optimizer and the weights that its strategy says, or else the `proposal`.
+
+    A strategy that is unknown, or that has nothing to work with, is a ValueError.
+    """
     if not config.strategy:
         return replace(config, optimizer=config.optimizer or OPTIMIZER)
     recipe = recipe_of(proposal.name if proposal is not None else config.strategy)
     chain = [text for text in (config.method, recipe.method) if text not in ("", "naive")]
+    _sensible(config, "+".join(chain))
     return replace(
         config,
         method="+".join(chain) or "naive",
@@ -71,14 +75,25 @@ def recipe_of(strategy: str) -> Recipe:
     return replace(recipe, method="+".join(chain) or "naive")
 
 
-def sensible(config: Config) -> None:
-    """Raises a ValueError for a strategy that is unknown, or that has nothing to work with."""
-    for spec in parse_chain(recipe_of(config.strategy).method):
-        if METHODS[spec.name].card.family == "adaptation" and not config.unlabelled:
+def _sensible(config: Config, method: str) -> None:
+    names = [spec.name for spec in parse_chain(method)] if method else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"--strategy and --method give {twice[0]} twice; a method stands once, with its settings: "
+            f"--strategy {twice[0]}:key=value"
+        )
+    for name in adapting(method):
+        if not config.unlabelled:
             raise ValueError(
-                f"{spec.name} adapts a model to rows without labels, and there are none; give them by --unlabelled, or "
+                f"{name} adapts a model to rows without labels, and there are none; give them by --unlabelled, or "
                 "choose a strategy for labelled rows: finetune, lpft, probe, ..."
             )
+
+
+def adapting(method: str) -> list[str]:
+    """The methods of a chain that learn from rows without labels."""
+    names = [spec.name for spec in parse_chain(method)] if method else []
+    return [name for name in names if name in METHODS and METHODS[name].card.family == "adaptation"]
 
 
 def propose(config: Config, data: Data, loaded: Loaded) -> Proposal:
@@ -91,7 +106,7 @@ def propose(config: Config, data: Data, loaded: Loaded) -> Proposal:
             parameters=sum(weight.numel() for weight in loaded.model.parameters()),
             labelled=not config.unlabelled,
             source=bool(config.unlabelled),
-            pretrained=config.weights != "none",
+            pretrained=config.weights != "none" and (loaded.base is None or loaded.base.weights is not None),
         )
     )
 

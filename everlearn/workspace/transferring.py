@@ -12,12 +12,12 @@ from everlearn.workspace.arrivals import Data, alike, bare, distinct, held_out, 
 from everlearn.workspace.config import Config
 
 
-def arrange_transfer(config: Config, sources: dict[str, Source]) -> Data:
+def arrange_transfer(config: Config, sources: dict[str, Source], *, texts: bool = False) -> Data:
     """The experiences; there is no past, and the head is made for the classes of the data.
 
     An experience of `--unlabelled` has all labelled training rows for its reference.
     """
-    alike(sources)
+    alike(sources, texts=texts)
     regression = config.task == "regression"
     classes = _classes(config, sources)
     rows = {
@@ -37,10 +37,11 @@ def arrange_transfer(config: Config, sources: dict[str, Source]) -> Data:
         arrivals.append(Experience(index, target, tests[index - 1], known, reference=reference))
     none = nothing([each.train for each in arrivals])
     paths = (*config.data, *config.unlabelled)
+    names = [Path(paths[0]).stem] if len(paths) == 1 else [name_of(p, place, paths) for place, p in enumerate(paths, 1)]
     return Data(
         Experience(0, none, none),
         tuple(arrivals),
-        ("before", *(name_of(path, place, len(paths)) for place, path in enumerate(paths, 1))),
+        ("before", *names),
         classes.names,
         0,
         not config.test,

@@ -128,3 +128,10 @@ def test_a_device_is_for_rows_that_can_run_there(bench, tmp_path):
     _, said = bench("tw*", "--device", "cuda", "--data", str(tmp_path))
     assert "two is left out: two runs on the CPU only" in said.out + said.err
     assert measured(tmp_path) == []
+
+
+def test_a_page_of_the_documentation_names_its_rows():
+    published, transfer = module.chosen(["published"]), module.chosen(["transfer"])
+    assert {row.page for row in published} == {"published"}
+    assert {row.page for row in transfer} == {"transfer"}
+    assert len(published) + len(transfer) == len(module.chosen(["all"]))
