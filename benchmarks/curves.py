@@ -3,23 +3,21 @@
     python benchmarks/curves.py HYM.json DIGITS.json               the tables, in the terminal
     python benchmarks/curves.py HYM.json DIGITS.json --docs docs   the same, pictures, and tables of transfer-results.md
 
-It reads what `everlearn bench ... --out FILE.json` has written, from any number of files, and runs nothing. A row that is
-in none of them is left out, and a picture or table that has no rows stays as it is on the page.
+It reads what `everlearn bench ... --out FILE.json` has written, from any number of files, and runs nothing. A row that
+is in none of them is left out, and a picture or table that has no rows stays as it is on the page. The JSON that
+`benchmarks/ranking.py` writes may be among the files.
 """
 
 import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
-
-from rich.console import Console
-from rich.table import Table
 
 from everlearn.bench.nets import convolutional
 from everlearn.bench.published.adaptation import METHODS, THEIRS
@@ -42,18 +40,24 @@ MARKS |= {"source": "on the source"}
 
 Rows = dict[str, dict[str, Any]]
 """The rows of all files, by name."""
+Ranks = dict[str, Any]
+"""What `benchmarks/ranking.py` writes."""
 Cells = list[tuple[str, ...]]
 
 
-def read(files: Sequence[Path]) -> Rows:
-    """The rows; a ValueError for a file of something else."""
+def read(files: Sequence[Path]) -> tuple[Rows, Ranks]:
+    """The rows of the bench, and what `choose` was measured by, empty if it was not. A ValueError for other files."""
     rows: Rows = {}
+    ranks: Ranks = {}
     for file in files:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or "rows" not in found:
+        if isinstance(found, dict) and "rows" in found:
+            rows |= found["rows"]
+        elif isinstance(found, dict) and "kendall" in found:
+            ranks = found
+        else:
             raise ValueError(f"{file} has no rows; expected what `everlearn bench ... --out {file.name}` writes")
-        rows |= found["rows"]
-    return rows
+    return rows, ranks
 
 
 def sample(rows: Rows, name: str, score: str) -> Sample | None:
@@ -98,49 +102,33 @@ def proposals(rows: Rows) -> Cells:
     lines: Cells = []
     for shots in SHOTS:
         found = {name: one for name in STRATEGIES if (one := photographed(rows, name, shots))}
-        case = Case(rows_per_class=shots or ALL, classes=2, parameters=MOBILENET)
-        lines += _judged(f"{shots or ALL} photographs of a class", found, propose(case), _strategy)
+        proposal = propose(Case(rows_per_class=shots or ALL, classes=2, parameters=MOBILENET))
+        parts = [name for name in (proposal.strategy, proposal.method) if name]  # which were not run together
+        lines += _judged(f"{shots or ALL} photographs of a class", found, proposal, parts)
     for pair, words in PAIRS.items():
-        net = convolutional("dann" if pair == "m2mm" else "lenet", 3 if pair == "m2mm" else 1, 10, seed=0)
-        case = Case(
-            0,
-            10,
-            sum(weight.numel() for weight in net.parameters()),
-            labelled=False,
-            source=True,
-            styles_differ=pair == "m2mm",
-            pretrained=False,
-        )
-
-        def measured(proposal: Proposal, pair: str = pair) -> list[str]:
-            texts = {name: rows[f"{pair}-{name}"]["made_with"]["config"]["method"] for name in adapted(rows, pair)}
-            return [
-                name for name, text in texts.items() if [each.name for each in parse_chain(text)] == [proposal.method]
-            ]
-
-        lines += _judged(f"{words}, no labels there", adapted(rows, pair), propose(case), measured)
+        found, styles = adapted(rows, pair), pair == "m2mm"
+        net = convolutional("dann" if styles else "lenet", 3 if styles else 1, 10, seed=0)
+        weights = sum(weight.numel() for weight in net.parameters())
+        case = Case(0, 10, weights, labelled=False, source=True, styles_differ=styles, pretrained=False)
+        proposal = propose(case)
+        texts = {name: rows[f"{pair}-{name}"]["made_with"]["config"]["method"] for name in found}
+        same = [name for name, text in texts.items() if [spec.name for spec in parse_chain(text)] == [proposal.method]]
+        lines += _judged(f"{words}, no labels there", found, proposal, same)
     return [("case", "best", "accuracy, %", "proposed", "accuracy, %", ""), *lines] if lines else []
 
 
-def _strategy(proposal: Proposal) -> list[str]:
-    """The rows that a proposal is measured by: its parts, where they were not run together."""
-    return [name for name in (proposal.strategy, proposal.method) if name]
-
-
-def _judged(
-    case: str, found: dict[str, Sample], proposal: Proposal, measured: Callable[[Proposal], list[str]]
-) -> Cells:
+def _judged(case: str, found: dict[str, Sample], proposal: Proposal, names: list[str]) -> Cells:
+    """A line, if the case was measured; `names` are the rows that stand for the proposal, and the first is judged."""
     if not found:
         return []
     best = max(found, key=lambda name: found[name].mean)
-    mine = [name for name in measured(proposal) if name in found]
-    if not mine:
-        verdict, numbers = "not measured", ""
-    else:
-        first = max(mine, key=lambda name: found[name].mean) if proposal.method in METHODS else mine[0]
-        behind, apart = found[best].mean - found[first].mean, max(found[name].sd or 0.0 for name in (best, first))
-        verdict = "the best" if first == best else "within one SD" if behind <= apart else f"{behind:.1f} behind"
-        numbers = ", ".join(f"{name if len(mine) > 1 else ''} {_told(found[name])}".strip() for name in mine)
+    mine = [name for name in names if name in found]
+    numbers = ", ".join(f"{name if len(mine) > 1 else ''} {_told(found[name])}".strip() for name in mine)
+    verdict = "not measured"
+    if mine:
+        behind = found[best].mean - found[mine[0]].mean
+        apart = max(found[name].sd or 0.0 for name in (best, mine[0]))
+        verdict = "the best" if mine[0] == best else "within one SD" if behind <= apart else f"{behind:.1f} behind"
     return [(case, NAMES.get(best, best), _told(found[best]), f"`{proposal.name}`", numbers, verdict)]
 
 
@@ -157,6 +145,32 @@ def beside(rows: Rows) -> Cells:
             cells += [*("" if one is None else _told(one) for one in ours), theirs]
         lines.append((NAMES.get(name, name), *cells))
     return lines
+
+
+def ranking(ranks: Ranks) -> Cells:
+    """Kendall's tau between each score of `choose` and the accuracy after fine-tuning; a header first."""
+    if not ranks:
+        return []
+    sets = list(ranks["found"])
+    lines = [
+        (
+            f"`{score}`" if score != "rank" else "rank",
+            *(f"{taus[name]:.2f}" for name in sets),
+            f"{fmean(taus.values()):.2f}",
+        )
+        for score, taus in ranks["kendall"].items()
+    ]
+    return [("score", *sets, "mean"), *lines]
+
+
+def tuned(ranks: Ranks) -> Cells:
+    """The accuracy of each base after fine-tuning, by data set; a header first."""
+    if not ranks:
+        return []
+    sets = ranks["found"]
+    bases = sorted(next(iter(sets.values())), key=lambda base: -fmean(each[base]["accuracy"] for each in sets.values()))
+    lines = [(base, *(f"{100 * each[base]['accuracy']:.1f}" for each in sets.values())) for base in bases]
+    return [("base", *(f"{name}, %" for name in sets)), *lines]
 
 
 def _told(one: Sample) -> str:
@@ -183,9 +197,9 @@ RULES = """
 .curves .sd{stroke-width:1.5;opacity:.55}
 .curves .lead{stroke:var(--soft);stroke-width:.75;opacity:.6}
 .curves .rule{stroke:var(--soft);stroke-dasharray:2 4}
-.curves circle{stroke:var(--paper);stroke-width:1.5}
+.curves circle{stroke:var(--paper);stroke-width:1.25}
 .curves .target{fill:var(--m0)}
-.curves path.target{stroke:var(--m0);stroke-width:1.5;opacity:.55}
+.curves path.target{stroke:var(--m0);stroke-width:1.5;opacity:.7}
 .curves path.im{stroke:var(--m1);stroke-width:2}
 .curves path.oracle{stroke:var(--soft);stroke-width:1.5}
 .curves path.source{stroke:var(--m2);stroke-width:2}
@@ -260,7 +274,7 @@ def _curves(title: str, lines: list[Line], ticks: list[tuple[float, str]], below
 
 
 def _panel(heading: str, lines: list[Line], ticks: list[tuple[float, str]], below: str, height: int) -> str:
-    left, wide, tall = 44, WIDTH // 2 - 44 - 100, height - TOP - BELOW
+    left, wide, tall = 44, WIDTH // 2 - 44 - 110, height - TOP - BELOW
     scale = axis([end for line in lines for _, one in line.points for end in _ends(one)])
 
     def y(value: float) -> float:
@@ -292,7 +306,8 @@ def _panel(heading: str, lines: list[Line], ticks: list[tuple[float, str]], belo
             parts.append(f'<path class="sd" style="stroke:{colour}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
             dot = f'<circle cx="{x:.1f}" cy="{y(one.mean):.1f}" r="4" style="fill:{colour}">'
             parts.append(f"{dot}<title>{escape(name)}: {_told(one)} %</title></circle>")
-        parts.append(f'<text class="name" x="{left + wide + 22}" y="{beside + 4:.1f}">{escape(name)}</text>')
+        parts.append(f'<circle cx="{left + wide + 23}" cy="{beside:.1f}" r="4" style="fill:{colour}"/>')
+        parts.append(f'<text class="name" x="{left + wide + 30}" y="{beside + 4:.1f}">{escape(name)}</text>')
     return "".join(parts)
 
 
@@ -302,15 +317,15 @@ def dots(rows: Rows) -> str:
     if not pairs:
         return ""
     most, line = max(len(adapted(rows, pair)) for pair in pairs), 20
-    height, wide = TOP + line * most + 70, WIDTH // 3
+    height, wide = TOP + line * most + 84, WIDTH // 3
     parts = [
         f'<g transform="translate({wide * place} 0)">{_dotted(rows, pair, wide, line)}</g>'
         for place, pair in enumerate(pairs)
     ]
     x = 84.0
     for score, words in MARKS.items():
-        parts.append(f'{_mark(score, x, height - 14)}<text x="{x + 12:.0f}" y="{height - 10}">{words}</text>')
-        x += 40 + 6.3 * len(words)
+        parts.append(f'{_mark(score, x, height - 14)}<text x="{x + 14:.0f}" y="{height - 10}">{words}</text>')
+        x += 44 + 6.3 * len(words)
     told = "; ".join(
         f"{PAIRS[pair]}: {', '.join(f'{name} {_told(one)}' for name, one in adapted(rows, pair).items())}"
         for pair in pairs
@@ -324,17 +339,18 @@ def _dotted(rows: Rows, pair: str, width: int, line: int) -> str:
     target = found["target"]
     bounds = [name for name in ("source", "seen") if name in target]
     order = bounds + sorted(target.keys() - {*bounds}, key=lambda name: (-target[name].mean, name))
-    left, wide, tall = 84, width - 84 - 24, line * len(order)
+    left, wide, tall = 88, width - 88 - 22, line * len(order)
     means = [one.mean for each in found.values() for one in each.values()]
     scale = axis([*means, *(end for one in target.values() for end in _ends(one))], 5)
 
     def x(value: float) -> float:
         return left + wide * scale.share(min(max(value, scale.low), scale.high))
 
-    parts = [f'<text class="heading" x="{left}" y="18">{escape(PAIRS[pair])}: accuracy, %</text>']
+    parts = [f'<text class="heading" x="{left}" y="18">{escape(PAIRS[pair])}</text>']
     for value, text in scale.ticks:
         parts.append(f'<path d="M{x(value):.1f} {TOP - 6}v{tall + 8}"/>')
         parts.append(f'<text x="{x(value):.1f}" y="{TOP + tall + 20}" text-anchor="middle">{text}</text>')
+    parts.append(f'<text x="{left + wide / 2}" y="{TOP + tall + 38}" text-anchor="middle">accuracy, %</text>')
     if bounds and len(order) > len(bounds):
         parts.append(f'<path class="rule" d="M4 {TOP + line * len(bounds) - 1}H{left + wide}"/>')
     for place, name in enumerate(order):
@@ -352,11 +368,11 @@ def _dotted(rows: Rows, pair: str, width: int, line: int) -> str:
 def _mark(score: str, x: float, y: float) -> str:
     """A dot, a diamond, a ring or a stroke."""
     if score == "target":
-        return f'<circle class="target" cx="{x:.1f}" cy="{y}" r="4.5"/>'
+        return f'<circle class="target" cx="{x:.1f}" cy="{y}" r="3.5"/>'
     if score == "by im":
-        return f'<path class="im" d="M{x - 5:.1f} {y}L{x:.1f} {y - 5}L{x + 5:.1f} {y}L{x:.1f} {y + 5}Z"/>'
+        return f'<path class="im" d="M{x - 6.5:.1f} {y}l6.5 -6.5l6.5 6.5l-6.5 6.5Z"/>'
     if score == "ORACLE":
-        return f'<path class="oracle" d="M{x - 7:.1f} {y}a7 7 0 1 0 14 0a7 7 0 1 0 -14 0"/>'
+        return f'<path class="oracle" d="M{x - 8:.1f} {y}a8 8 0 1 0 16 0a8 8 0 1 0 -16 0"/>'
     return f'<path class="source" d="M{x:.1f} {y - 6}v12"/>'
 
 
@@ -387,7 +403,7 @@ PICTURES = {
 TABLES = {"strategies": (strategies, (0,)), "proposals": (proposals, (0, 1, 3, 5)), "beside": (beside, (0,))}
 
 
-def write(rows: Rows, folder: Path) -> None:
+def write(rows: Rows, ranks: Ranks, folder: Path) -> None:
     """The pictures, and what stands between `<!-- curves: NAME -->` and `<!-- end -->` on the page."""
     page = folder / PAGE
     text = page.read_text(encoding="utf-8")
@@ -395,14 +411,15 @@ def write(rows: Rows, folder: Path) -> None:
         if picture := drawn(rows):
             (folder / f"transfer-{name}.svg").write_text(picture, encoding="utf-8")
             text = _filled(text, name, f"![{words}](transfer-{name}.svg)")
-    used = sorted({entry["made_with"]["versions"]["torch"] for entry in rows.values()})
-    said = (
-        f"Mean ± standard deviation over seeds. `python benchmarks/curves.py`, {datetime.now(UTC).date()}; torch "
-        f"{', '.join(used)}."
-    )
+    today = datetime.now(UTC).date()
+    used = ", ".join(sorted({entry["made_with"]["versions"]["torch"] for entry in rows.values()}))
+    said = f"Mean ± standard deviation over seeds. `python benchmarks/curves.py`, {today}; torch {used}."
     for name, (made, left) in TABLES.items():
-        if (cells := made(rows)) and rows:
-            text = _filled(text, name, f"{markdown(cells, left)}\n\n{said}")
+        if cells := made(rows):
+            text = _filled(text, name, f"{markdown(cells, left)}\n\n{said}" if rows else markdown(cells, left))
+    if ranks:
+        said = f"`python benchmarks/ranking.py`, {today}; {ranks['about']['device']}."
+        text = _filled(text, "ranking", "\n\n".join([*(markdown(made(ranks)) for made in (ranking, tuned)), said]))
     page.write_text(text, encoding="utf-8")
 
 
@@ -421,16 +438,16 @@ def main() -> None:
     options.add_argument("files", nargs="+", type=Path, help="what `everlearn bench ... --out FILE.json` has written")
     options.add_argument("--docs", type=Path, help=f"the folder of {PAGE}, whose tables and pictures are made anew")
     given = options.parse_args()
-    rows = read(given.files)
-    for made, _ in TABLES.values():
-        if cells := made(rows):
-            table = Table(*cells[0])
-            for line in cells[1:]:
-                table.add_row(*line)
-            Console(width=200).print(table, markup=False)
-            print(markdown(cells, (0,)))
+    rows, ranks = read(given.files)
+    for cells, left in (
+        *((made(rows), left) for made, left in TABLES.values()),
+        (ranking(ranks), (0,)),
+        (tuned(ranks), (0,)),
+    ):
+        if cells:
+            print(markdown(cells, left), end="\n\n")
     if given.docs:
-        write(rows, given.docs)
+        write(rows, ranks, given.docs)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,11 @@ from torch.nn import functional as F
 from everlearn import Experience, Learner
 from everlearn.data import Columns, Subset
 from everlearn.models import ResNet18
-from everlearn.transfer.bases import Base, open_base
-from everlearn.transfer.choosing import choose, stratified
+from everlearn.transfer.bases import Base
+from everlearn.transfer.choosing import choose
+from everlearn.transfer.opening import open_base
 from everlearn.transfer.preprocessing import ImagePreprocessing
+from everlearn.transfer.sampling import stratified
 
 SCORES = ("logme", "h-score", "n-leep", "knn", "ridge")
 RATES = (0.003, 0.03)
@@ -51,8 +53,8 @@ class Scale:
     """How much is done."""
 
     rows: int = 1000
-    steps: int = 100
-    pretraining: int = 400
+    steps: int = 60
+    pretraining: int = 300
     side: int = 224
     """Of the input of MobileNetV2, in pixels."""
     pretrained: int = 10_000

@@ -110,8 +110,13 @@ def same_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
         )
 
 
-def trainable_batches(model: nn.Module, rows: int, batch_size: int, accumulate: int, *, drop_last: bool) -> None:
-    """Raises a ValueError where an epoch would have no batch, or one that batch normalisation cannot normalise."""
+def trainable_batches(
+    model: nn.Module, rows: int, batch_size: int, accumulate: int, *, drop_last: bool, beside: int = 0
+) -> None:
+    """Raises a ValueError where an epoch would have no batch, or one that batch normalisation cannot normalise.
+
+    `beside` each batch stand so many rows of a reference.
+    """
     if rows == 0:
         raise ValueError("the experience has no rows to learn from")
     if drop_last and rows < batch_size:
@@ -120,7 +125,7 @@ def trainable_batches(model: nn.Module, rows: int, batch_size: int, accumulate: 
     sizes = [max(1, batch_size // accumulate)] if rows >= batch_size else []
     if not drop_last:
         sizes.append(max(1, last // accumulate))
-    if min(sizes) == 1 and (norm := _batch_norm(model)):
+    if min(sizes) + beside // accumulate == 1 and (norm := _batch_norm(model)):
         way_out = (
             "take batches of more rows" if batch_size // accumulate == 1 else "choose another batch_size, or drop_last"
         )
@@ -141,6 +146,12 @@ def stands_beside(rows: Rows, reference: Rows) -> None:
         raise ValueError(
             "the first row of the reference has no label, but a reference is what is known: labelled rows, the source "
             "of an adaptation; rows without labels are the `train` of an experience"
+        )
+    if "y" not in new and isinstance(y, Tensor) and y.is_floating_point():
+        raise ValueError(
+            f"the rows have no label, and those of the reference are numbers ({y.dtype}); {UNLABELED}, which says that "
+            "a row has no label, would be one of them, and be learned. Give classes as int64 (`y.long()`), or learn "
+            "the labelled rows alone"
         )
     columns = [sorted(set(batch) - {"y", "id"}) for batch in (new, old)]
     if columns[0] != columns[1]:

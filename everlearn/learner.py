@@ -120,6 +120,8 @@ class Learner:
         """Steps taken, over all experiences."""
         self.planned = 0
         """Steps planned for this experience when it began."""
+        self.beside: int | None = 0
+        """Rows of the reference that this experience began with; None: a state of an older version does not say."""
         self.begun = False
         self.stopping = False
         # A module in eval mode within a model in train mode was put there on purpose: a frozen batch norm, say.
@@ -161,6 +163,11 @@ class Learner:
             raise ValueError(
                 f"experience {self.experience} began with {self.planned} steps, but the {len(experience.train)} rows "
                 f"given now make {count * self.epochs}; go on with the rows that it began with"
+            )
+        elif self.beside is not None and _beside(experience) != self.beside:
+            raise ValueError(
+                f"experience {self.experience} began beside {self.beside} rows of a reference, but there are "
+                f"{_beside(experience)} now; go on with the reference that it began with"
             )
         if self._live is None:
             self._wrap()
@@ -270,7 +277,8 @@ class Learner:
             restore_scope(self.model, state["scope"])
         self.method.load_state_dict(state["method"])
         self.method.to(self.device)
-        vars(self).update({name: state["place"][name] for name in _PLACE})
+        place = {"beside": None} | state["place"]
+        vars(self).update({name: place[name] for name in _PLACE})
         self._live = None
         self.optimizer = self.scheduler = None
         if state["optimizer"] is not None:
@@ -280,7 +288,7 @@ class Learner:
             self._arrange(self.optimizer, state["members"])
             if state["scheduler"] is not None and self.make_scheduler is not None:
                 # The steps it is made for are part of its own state, which replaces these at once.
-                self.scheduler = self.make_scheduler(self.optimizer, state["place"]["planned"])
+                self.scheduler = self.make_scheduler(self.optimizer, place["planned"])
                 self.scheduler.load_state_dict(state["scheduler"])
             self.optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it would go on in the tensors of the giver
         self.scaler.load_state_dict(state["scaler"])
@@ -290,7 +298,12 @@ class Learner:
 
     def _begin(self, experience: Experience, planned: int) -> None:
         border.trainable_batches(
-            self.model, len(experience.train), self.batch_size, self.accumulate * _world(), drop_last=self.drop_last
+            self.model,
+            len(experience.train),
+            self.batch_size,
+            self.accumulate * _world(),
+            drop_last=self.drop_last,
+            beside=min(self.reference_size or self.batch_size, _beside(experience)),
         )
         if experience.reference is not None:
             border.stands_beside(experience.train, experience.reference)
@@ -311,6 +324,7 @@ class Learner:
                 group["lr"] = group.pop("initial_lr", group["lr"])  # where the last schedule began
             self.scheduler = self.make_scheduler(self.optimizer, planned)
         self.experience, self.planned, self.begun = experience.index, planned, True
+        self.beside = _beside(experience)
         self._live = None
 
     def _wrap(self) -> None:
@@ -537,7 +551,7 @@ class Learner:
         return {name: vars(self)[name] for name in (*names, "reference_size")} | {"processes": _world()}
 
 
-_PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "planned")
+_PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "planned", "beside")
 
 
 def _world() -> int:
@@ -567,6 +581,11 @@ _STREAM = 1 << 62
 def _ids(experience: Experience) -> int:
     """The id of the first row of an experience whose rows have none of their own."""
     return experience.index << 40
+
+
+def _beside(experience: Experience) -> int:
+    """The rows of its reference."""
+    return 0 if experience.reference is None else len(experience.reference)
 
 
 def _shapes(batch: Batch) -> str:

@@ -18,19 +18,13 @@ from everlearn.streams import Experience
 ADAM = partial(torch.optim.Adam, lr=0.005)
 
 
-def louder(batch, key):
-    """A strong view: noise that the key decides."""
-    noise = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(key))
-    return {**batch, "x": batch["x"] + 0.1 * noise}
-
-
 SETTINGS = {
     "dann": {"hidden": 16},
     "cdan": {"hidden": 16},
     "adda": {"hidden": 16},
     "mdd": {"hidden": 16},
     "wdgrl": {"hidden": 16, "steps": 2},
-    "fixmatch": {"threshold": 0.1, "strong": louder},
+    "fixmatch": {"threshold": 0.1, "strong": zoo.shaken},
 }
 """What makes a method quick, or fit for rows of numbers."""
 
@@ -66,13 +60,13 @@ def _faint(x):
     return 0.5 - 0.4 * x
 
 
-def stream(beside=True):
-    """A labelled experience, then one without labels: beside a reference, or by itself."""
+def stream(beside=True, rows=(60, 40)):
+    """A labelled experience, then one without labels, of so many rows: beside a reference, or by itself."""
     source, target, test = digits()
     classes = tuple(range(10))
     return [
-        Experience(0, Subset(source, torch.arange(60)), test, classes),
-        Experience(1, Subset(target, torch.arange(40)), test, classes, reference=source if beside else None),
+        Experience(0, Subset(source, torch.arange(rows[0])), test, classes),
+        Experience(1, Subset(target, torch.arange(rows[1])), test, classes, reference=source if beside else None),
     ]
 
 

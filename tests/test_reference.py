@@ -131,6 +131,7 @@ def test_what_is_learned_is_what_the_joined_batch_says():
         (rows(0, 1), "no rows"),
         (rows(4, 1, labels=False), "no label"),
         (Columns(x=torch.zeros(4, 5), y=torch.zeros(4, dtype=torch.int64)), "shapes"),
+        (Columns(x=torch.zeros(4, 4), y=torch.zeros(4)), r"numbers \(torch.float32\)"),
         (Columns(z=torch.zeros(4, 4), y=torch.zeros(4, dtype=torch.int64)), "columns"),
     ],
 )
@@ -147,3 +148,42 @@ def test_the_size_of_the_reference_is_a_setting_that_resume_checks():
         learner(reference_size=3).load_state_dict(learner(reference_size=4).state_dict())
     with pytest.raises(ValueError, match="reference_size"):
         learner(reference_size=0)
+
+
+@pytest.mark.parametrize("beside", [None, rows(7, 1)])
+def test_an_experience_goes_on_beside_the_reference_that_it_began_with(beside):
+    first, second = learner(), learner()
+    next(iter(first.steps(experience())))
+    second.load_state_dict(first.state_dict())
+    other = Experience(0, rows(20, 0, labels=False), rows(3, 2), reference=beside)
+    with pytest.raises(ValueError, match=f"began beside 11 rows of a reference, but there are {len(beside or ())} now"):
+        second.learn(other)
+    second.learn(experience())
+    assert not second.begun
+
+
+def test_a_state_that_does_not_say_how_long_its_reference_was_goes_on():
+    first, second = learner(), learner()
+    next(iter(first.steps(experience())))
+    state = first.state_dict()
+    del state["place"]["beside"]
+    second.load_state_dict(state)
+    second.learn(experience())
+    assert second.number == 12
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_last_batch_of_one_row_is_no_single_row_to_a_batch_normalisation_beside_a_reference(accumulate):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    subject = Learner(model, optimizer=SGD, batch_size=6, accumulate=accumulate)
+    alone = Experience(0, rows(19, 0), rows(3, 2))
+    with pytest.raises(ValueError, match="leave a batch of one row"):
+        subject.learn(alone)
+    subject.learn(Experience(0, rows(19, 0, labels=False), rows(3, 2), reference=rows(11, 1)))
+    assert subject.number == 4
+    few = Experience(1, rows(19, 0, labels=False), rows(3, 2), reference=rows(1, 1))
+    if accumulate == 2:
+        with pytest.raises(ValueError, match="leave a batch of one row"):
+            subject.learn(few)
+    else:
+        subject.learn(few)

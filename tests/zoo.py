@@ -314,6 +314,14 @@ HEADED = {"cotuning"}
 """Methods for a model that answers about other classes already."""
 NORMS = {"stochnorm"}
 """Methods for a model with batch normalisation."""
+UNLABELLED = {
+    *("dann", "cdan", "adda", "mcd", "mdd", "wdgrl", "bsp", "bsp+dann", "er+dann"),
+    *("coral", "dan", "jan", "mcc", "afn", "fixmatch"),
+    *("adabn", "tent", "eata", "sar", "cotta"),
+}
+"""Methods for rows without labels, which are plain training where all rows have one: they have a contract of their own
+(`test_adaptation.py`, `test_testtime.py`), and of this one the cases of `LABELLED` only."""
+LABELLED = {"mlp", "conv-growing"}
 TOKENS = {"l2p", "coda"}
 """Methods for a transformer whose body never learns, and is in eval mode."""
 

@@ -33,7 +33,7 @@ class DANN(Loop):
         self.critic = nn.Sequential(*list(chain(*layers))[:-1])
         self.optimizer.param_groups[0]["params"].extend(self.critic.parameters())
 
-    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:
+    def learn(self, x: Tensor, y: Tensor, order: Tensor) -> Iterator[None]:  # noqa: ARG002 (they have no labels)
         body, head = self.model.features, self.model.head
         source_x, source_y, source_order = self.source
         steps = list(zip(order.split(self.size), source_order.split(self.size), strict=True))

@@ -20,7 +20,8 @@ from everlearn.methods.composition import build
 from everlearn.randomness import mix, unmoved
 from everlearn.schedule import inverse_decay
 from everlearn.streams.experience import Experience
-from everlearn.transfer.selection import ORACLE, Outputs, accuracy, select
+from everlearn.transfer.selection import ORACLE, Outputs, select
+from everlearn.transfer.validators import accuracy
 
 CHOOSERS = {"by im": "im", "by source": "source", ORACLE: "oracle"}
 """Scores, and the validator that chooses the step which they are taken at."""

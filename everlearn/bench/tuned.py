@@ -22,7 +22,8 @@ from everlearn.methods.composition import build
 from everlearn.randomness import mix, unmoved
 from everlearn.schedule import cosine
 from everlearn.streams.experience import Experience
-from everlearn.transfer.bases import Base, open_base
+from everlearn.transfer.bases import Base
+from everlearn.transfer.opening import open_base
 from everlearn.transfer.rates import grouped
 
 CLASSES = ("ants", "bees")

@@ -90,8 +90,8 @@ def tune(**given: Any) -> None:
     tried(_config(given), trials, first)
 
 
-def methods(name: Annotated[str, typer.Argument(help="One method, in detail.")] = "") -> None:
-    """What there is to keep the old: each with its idea and its settings."""
+def methods(name: Annotated[str, typer.Argument(help="One family, or one method in detail.")] = "") -> None:
+    """What there is to keep the old, to tune and to adapt: each with its idea and its settings."""
     from everlearn.cli.show import list_methods
 
     list_methods(name)
@@ -233,8 +233,8 @@ _OF_A_BASE = {
     "are held out.",
     "out": "The tuned weights (NAME.pth; the run's folder is then NAME), or the run's folder.",
     "method": "A method to be put around the strategy, as in er:memory=2000 for several --data.",
-    "strategy": "How the base is tuned: probe, finetune, lpft, l2sp, ..., or for --unlabelled dann, mcc, ...; joined by "
-    "+; auto: what the amount of data speaks for. See everlearn methods. (default: auto)",
+    "strategy": "How the base is tuned: probe, finetune, lpft, l2sp, ..., or for --unlabelled dann, mcc, ...; joined "
+    "by +; auto: what the amount of data speaks for. See everlearn methods. (default: auto)",
     "compare": "Also train by plain fine-tuning on the same labelled rows: the control.",
     "classes": "The names of the classes, in the order of the outputs (default: as the data has them).",
     "holdout": "The share of the rows with labels that is kept for testing where no test data is given. (default: 0.2)",

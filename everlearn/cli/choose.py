@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from everlearn.cli.show import console, say
 from everlearn.data import is_images, load
 from everlearn.data.source import Source
 from everlearn.spec import one_of
-from everlearn.transfer.bases import Base, open_base
-from everlearn.transfer.choosing import Choice, choose
+from everlearn.transfer.bases import Base
+from everlearn.transfer.choice import Choice
+from everlearn.transfer.choosing import choose
+from everlearn.transfer.opening import open_base
 from everlearn.transfer.scores import CAUTION
 
 SUFFIXES = (".html", ".json", ".svg")
@@ -62,6 +65,10 @@ def compared(
     for line in (looked, CAUTION):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     console.print(choice.summary(), markup=False, soft_wrap=True)
+    best, file = choice.best.name, _files(bases, weights)[choice.best.name]
+    given = ["--base", best, *(("--weights", file) if file else ()), "--data", str(data)]
+    words = ["everlearn", "transfer", *given, "--strategy", choice.proposal.name, "--out", "tuned"]
+    console.print(f"Next: {shlex.join(words)}", markup=False, soft_wrap=True)
     if out is not None:
         write(out, _content(choice, out.suffix.lower()).encode())
         console.print(f"written to {out}", markup=False, soft_wrap=True)
@@ -115,8 +122,10 @@ def _opened(name: str, file: str | None, device: str) -> Base:
 
 
 def _loaded(data: Path, base: Base, size: int, sources: dict[tuple[Any, ...], Source]) -> Source:
-    """The data as the base takes it: images at its own size, or all at `size` if there is one."""
+    """The data as the base takes it: images at its own size, or all at `size` if there is one; texts by name."""
     options: dict[str, Any] = {}
+    if base.kind == "text":
+        options = {"features": ("text",)}
     if is_images(data):
         own = None if base.preprocessing is None else base.preprocessing.load_size
         if own is None and base.input_size is not None:

@@ -49,7 +49,10 @@ Tables = Callable[[Mapping[str, Scores]], Iterable[Table]]
 
 
 def work(run: Run, *, quiet: bool = False, tables: Tables | None = None) -> None:
-    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave. Ends with `tables`, or `outcome`."""
+    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave.
+
+    Ends with `tables`, or else with the `outcome`.
+    """
     if not quiet:
         _given(run)
     for path in run.data.quarantined:
@@ -280,22 +283,37 @@ def _values(values: Mapping[str, object]) -> str:
 
 
 def list_methods(name: str) -> None:
-    """All methods, or one in detail."""
+    """All methods by family, those of one family, or one in detail."""
     name = name.lower().replace("++", "pp")
-    shown = {one_of("method", name, METHODS): METHODS[name]} if name else METHODS
-    if name:
+    families = {cls.card.family for cls in METHODS.values()}
+    if name in families:
+        shown = {key: cls for key, cls in METHODS.items() if cls.card.family == name}
+    else:
+        shown = {one_of("method", name, [*METHODS, *families]): METHODS[name]} if name else METHODS
+    if name in METHODS:
         module = sys.modules[METHODS[name].__module__]
         console.print(f"{cleandoc(module.__doc__ or '')}\n\n{cleandoc(METHODS[name].__doc__ or '')}", markup=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
-    table.add_column("family", no_wrap=True)
     table.add_column("idea", ratio=4)
     table.add_column("settings and defaults", ratio=3)
-    for key, cls in sorted(shown.items(), key=lambda item: FAMILIES.index(item[1].card.family)):
-        about = Text(_idea(cls)).append(f"\n{_costs(cls.card)}", style="dim")
-        table.add_row(key, cls.card.family, about, ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls)))
+    for family in (family for family in FAMILIES if any(cls.card.family == family for cls in shown.values())):
+        table.add_section()
+        table.add_row("", Text(family, style="bold").append(_USED.get(family, ""), style="not bold dim"))
+        for key, cls in shown.items():
+            if cls.card.family == family:
+                about = Text(_idea(cls)).append(f"\n{_costs(cls.card)}", style="dim")
+                table.add_row(key, about, ", ".join(f"{p.name}={_shown(p.default)}" for p in parameters(cls)))
     console.print(table)
     console.print("Join them with +, as in --method er:memory=2000+ewc:lambda=100; the first wraps all that follow.")
+
+
+_USED = {
+    "tuning": ": strategies of everlearn transfer",
+    "adaptation": ": strategies of everlearn transfer for rows without labels",
+    "test time": ": in Python, where learner.predict adapts",
+}
+"""What the methods of a family are for, where it is not to keep the old."""
 
 
 def _costs(card: Card) -> str:

@@ -4,13 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
 
 from everlearn import checkpoint
 from everlearn.batch import ANSWERS, unlabeled
 from everlearn.method import Method
+from everlearn.models import vision_ops
 from everlearn.objective import Objective, ask
 from everlearn.streams.experience import Experience
+
+vision_ops.mended()
+from transformers import Trainer, TrainerCallback  # noqa: E402 (it imports torchvision, which must be able to)
 
 
 class Continual(Trainer, TrainerCallback):  # type: ignore[misc]

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from everlearn.batch import Batch, unlabeled
 from everlearn.method import Method
+from everlearn.models import vision_ops
 from everlearn.objective import Objective, classify
 from everlearn.streams.experience import Experience
+
+vision_ops.mended()
+from lightning import LightningModule  # noqa: E402 (it imports torchvision, which must be able to)
 
 
 class Continual(LightningModule):  # type: ignore[misc]

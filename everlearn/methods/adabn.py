@@ -28,7 +28,9 @@ class AdaBN(AtTestTime):
     answers about a batch come from its own statistics, those of `predict` from the above.
     """
 
-    card: ClassVar[Card] = Card("test time", "none, and no backward pass", "running statistics", ("batch norms",))
+    card: ClassVar[Card] = Card(
+        "test time", "none, and no backward pass", "running statistics", ("batch normalisations",)
+    )
 
     N: int = 0
     """How many rows the statistics of the source count for."""

@@ -51,10 +51,9 @@ class Aligned(Paced):
     def begin(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
         """Looks how wide the features are."""
         super().begin(model, experience, objective)
-        row = unlabeled(experience.train.take(torch.zeros(1, dtype=torch.int64)))
-        device = next(model.parameters()).device
+        row, device = experience.train.take(torch.zeros(1, dtype=torch.int64)), next(model.parameters()).device
         with torch.no_grad(), evaluating(model), tapped(model, self.tap) as seen:
-            logits = objective(model, move(row, device)).logits
+            logits = objective(model, move(unlabeled(row), device)).logits
         if not seen:
             raise ValueError("the last linear layer took no part in a prediction; name what to align with tap=")
         self.prepare(seen[0].flatten(1).shape[1], logits.shape[1], device)
@@ -90,8 +89,8 @@ def _divided(columns: tuple[Tensor, ...], sides: tuple[Tensor, Tensor]) -> list[
     for order in (1, -1):
         first, second = sides[::order]
         if int(first[-1]) < len(first):  # positions ascend
-            sizes = len(first), len(second)  # of the rows; others may have been joined after them
-            parts = [column.split([*sizes, len(column) - sum(sizes)])[:2] for column in columns]
+            lengths = len(first), len(second)  # more rows may have been joined after these
+            parts = [torch.split(column, [*lengths, len(column) - sum(lengths)])[:2] for column in columns]
             return [Side(*side) for side in zip(*parts, strict=True)][::order]
     return [Side(*(column.index_select(0, rows) for column in columns)) for rows in sides]
 

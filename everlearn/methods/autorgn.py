@@ -73,7 +73,7 @@ class AutoRGN(Method):
 
     def shares(self) -> Weights:
         """r_i / max r for each weight that moves at less than the full rate."""
-        mean = self.ratios.mean(0)
+        mean = self.ratios.where(self.ratios.isfinite(), torch.nan).nanmean(0)  # a gradient of fp16 may have overflowed
         known = mean.isfinite()
         largest = mean.where(known, 0).max() if len(mean) else mean.new_zeros(())
         share = (mean / largest).where(known & (largest > 0), 1)

@@ -36,7 +36,8 @@ class CDAN(DANN):
     """Entries of the random product."""
 
     maps: list[Tensor] = field(default_factory=list, init=False)
-    """R_f, (width, randomized), and R_p, (classes, randomized); none where the whole product is taken."""
+    """R_f, (width, randomized), and R_p, (classes, randomized), whose rows stay when there are more classes; none where
+    the whole product is taken."""
 
     def __post_init__(self) -> None:
         positive(randomized=self.randomized)
@@ -47,9 +48,8 @@ class CDAN(DANN):
         if width * classes <= LARGEST:
             self.maps = []
         elif [len(map_) for map_ in self.maps] != [width, classes]:
-            generator = torch.Generator().manual_seed(mix(self.seed, width, classes))
-            drawn = [torch.randn(size, self.randomized, generator=generator) for size in (width, classes)]
-            self.maps = [map_.to(device) for map_ in drawn]
+            of_classes = [self._drawn(1, mix(self.seed, width, place)) for place in range(classes)]
+            self.maps = [self._drawn(width, mix(self.seed, width)).to(device), torch.cat(of_classes).to(device)]
         super().prepare(self.randomized if self.maps else width * classes, classes, device)
 
     def gap(self, model: nn.Module, source: Side, target: Side) -> Tensor:
@@ -58,6 +58,9 @@ class CDAN(DANN):
         products = [self.product(features, logits.detach().softmax(1)) for features, logits in sides]
         weights = (certainty(source.logits), certainty(target.logits)) if self.entropy else None
         return domain_loss(self.critic, (products[0], products[1]), self.strength, weights)
+
+    def _drawn(self, rows: int, seed: int) -> Tensor:
+        return torch.randn(rows, self.randomized, generator=torch.Generator().manual_seed(seed))
 
     def product(self, features: Tensor, p: Tensor) -> Tensor:
         """What the discriminator sees of rows with these features and answers."""

@@ -29,7 +29,8 @@ class CoTTA(AtTestTime):
     If the source is sure about the rows (mean confidence at least `ap`) the teacher is asked once, else its logits are
     the mean over N views: the learner's, under N other keys. After each step the teacher follows, v <- mt v + (1 - mt)
     w, with the statistics of the student, of whose weights a share `rst`, drawn anew, goes back to w0. The teacher
-    answers, in `observe` and in `predict`. Departures: where the view does not augment it is asked once; the alarm.
+    answers, in `observe` and in `predict`. Departures: where the view does not augment it is asked once, and teaches
+    nothing until something else has moved the student; the alarm.
     """
 
     card: ClassVar[Card] = Card("test time", "2 forwards, or N + 1 where the source is unsure", "the weights, twice")

@@ -66,7 +66,8 @@ class CoTuning(Method):
                 "head grow, and say the new classes of the first experience"
             )
         sums, counts = torch.zeros(0, 0), torch.zeros(0)
-        for batch in batches(experience.train, torch.arange(len(experience.train)), 256):
+        parts = [rows for rows in (experience.train, experience.reference) if rows is not None]
+        for batch in (batch for rows in parts for batch in batches(rows, torch.arange(len(rows)), 256)):
             output, features = look(model, batch, objective, self.head)
             with torch.no_grad():
                 said = (self._said(features, output.logits).float() / self.temperature).softmax(1)

@@ -54,7 +54,7 @@ def domain_loss(
     `weights` are those of the rows of each side, with mean 1.
     """
     said = critic(reverse(torch.cat(sides), strength)).flatten()
-    source, target = said.split([len(side) for side in sides])
+    source, target = torch.split(said, [len(side) for side in sides])
     source, target = F.softplus(-source), F.softplus(target)
     if weights is not None:
         source, target = weights[0] * source, weights[1] * target

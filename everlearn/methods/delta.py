@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from everlearn.batch import Batch, length, unlabeled
 from everlearn.method import Card, Method
-from everlearn.models.features import tap_input
+from everlearn.models.features import learning, tap_input
 from everlearn.models.heads import head_of, head_weights
 from everlearn.models.views import Weights, bare, recall, snapshot, tap
 from everlearn.objective import Objective, Output
@@ -71,6 +71,7 @@ class DELTA(Method):
             inputs, modules = self._tapped(model)
             seen = [stack.enter_context((tap_input if inputs else tap)(module)) for module in modules.values()]
             output = objective(model, batch)
+        seen = list(map(learning, seen))
         for name, maps in zip(modules, seen, strict=True):
             if len(maps) != 1 or not isinstance(maps[0], Tensor):
                 what = f"was called {len(maps)} times" if len(maps) != 1 else f"gives a {type(maps[0]).__name__}"

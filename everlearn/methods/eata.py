@@ -37,7 +37,11 @@ class EATA(AtTestTime):
     """
 
     card: ClassVar[Card] = Card(
-        "test time", "none; once, a backward pass a class over source rows", "as tent, and F", ("norms",), measures=True
+        "test time",
+        "none; once, a backward pass a class over source rows",
+        "as tent, and F",
+        ("normalisations",),
+        measures=True,
     )
 
     E0: float = 0.4
@@ -47,7 +51,7 @@ class EATA(AtTestTime):
     """Source rows that F is estimated from."""
 
     mean: Tensor = field(default_factory=lambda: torch.zeros(0), init=False)
-    """m, up to a factor; zeros before the first row of S."""
+    """m; zeros before the first row of S."""
     importance: Weights = field(default_factory=dict, init=False)
     """F."""
 
@@ -63,7 +67,7 @@ class EATA(AtTestTime):
         if not bool(chosen.any()):
             return Output(None, logits)
         h, p = h[chosen], p[chosen]
-        self.mean = 0.9 * self.mean + 0.1 * p.mean(0)
+        self.mean = torch.where(self.mean.any(), 0.9 * self.mean + 0.1 * p.mean(0), p.mean(0))
         loss = ((edge - h.detach()).exp() * h).mean()
         if self.importance and self.beta:
             weights = trainable(model)

@@ -31,7 +31,7 @@ class SAR(AtTestTime):
     are the last is said by a share, not by names; the running statistics notice the first pass only; the alarm.
     """
 
-    card: ClassVar[Card] = Card("test time", "1 forward, 1 backward", "as tent", ("norms",))
+    card: ClassVar[Card] = Card("test time", "1 forward, 1 backward", "as tent", ("normalisations",))
 
     E0: float = 0.4
     rho: float = 0.05

@@ -3,8 +3,6 @@
 Kou et al., Stochastic Normalization, NeurIPS 2020.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -16,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from everlearn.batch import Batch
 from everlearn.method import Card, Method
+from everlearn.models.norms import forwarding
 from everlearn.models.views import bare
 from everlearn.objective import Objective, Output
 from everlearn.randomness import mix
@@ -31,7 +30,9 @@ class StochNorm(Method):
     is as it is.
     """
 
-    card: ClassVar[Card] = Card("tuning", "each batch normalisation a second time", "nothing", ("batch normalisation",))
+    card: ClassVar[Card] = Card(
+        "tuning", "each batch normalisation a second time", "nothing", ("batch normalisations",)
+    )
 
     p: float = 0.5
     """The probability of the statistics of the batch: 1 is plain batch normalisation, 0 that of eval mode."""
@@ -59,24 +60,12 @@ class StochNorm(Method):
             return rest(model, batch)
         random = torch.Generator().manual_seed(mix(self.seed, self.drawn))
         self.drawn += 1
-        with _lent(_norms(model), self.p, random):
+        with forwarding(_norms(model), lambda norm: partial(_tossed, norm, norm.forward, self.p, random)):
             return rest(model, batch)
 
 
 def _norms(model: nn.Module) -> list[Any]:
     return [m for m in bare(model).modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-
-
-@contextmanager
-def _lent(norms: list[Any], p: float, random: torch.Generator) -> Iterator[None]:
-    """The modules with another forward, which stands where an attribute of theirs would, before that of their class."""
-    try:
-        for module in norms:
-            module.forward = partial(_tossed, module, module.forward, p, random)
-        yield
-    finally:
-        for module in norms:
-            vars(module).pop("forward", None)
 
 
 def _tossed(module: Any, plain: Any, p: float, random: torch.Generator, x: Tensor) -> Tensor:

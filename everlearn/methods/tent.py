@@ -24,7 +24,7 @@ class TENT(AtTestTime):
     that an answer does not depend on other questions (the paper has none, and answers with `observe`); an alarm.
     """
 
-    card: ClassVar[Card] = Card("test time", "none", "scales, shifts and statistics of norms", ("norms",))
+    card: ClassVar[Card] = Card("test time", "none", "scales, shifts and statistics of norms", ("normalisations",))
 
     episodic: bool = False
     """Whether each batch starts from w0: what is learned from one lasts until the next."""

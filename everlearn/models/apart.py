@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from everlearn.models.norms import forwarding
 from everlearn.models.views import bare
 
 
@@ -26,7 +27,12 @@ class _Apart:
                 f"a batch normalisation was given {len(x)} rows of a batch of {len(self.back)}, so it is not known on "
                 "which side each of them is; put the method that joins rows before this one, or use together=True"
             )
-        return torch.cat([self.forward(x[rows]) for rows in self.sides])[self.back]
+        if x.numel() // x.shape[1] > len(x) or min(map(len, self.sides)) > 1:  # places of one row are a sample, too
+            return torch.cat([self.forward(x[rows]) for rows in self.sides])[self.back]
+        raise ValueError(
+            "a batch normalisation was given a side of a single row, and one row is no sample; take a batch_size and a "
+            "reference_size that leave none, or drop_last, or use together=True"
+        )
 
 
 @contextmanager
@@ -36,15 +42,6 @@ def apart(model: nn.Module, sides: Sequence[Tensor]) -> Iterator[None]:
     `sides` are positions, each row of the batch on one side. Running statistics see one side after the other.
     """
     norms = [m for m in bare(model).modules() if isinstance(m, _BatchNorm)]
-    before = [(norm, vars(norm).get("forward")) for norm in norms]
-    for norm, own in before:
-        if not isinstance(own, _Apart):  # else a method further out has done it
-            vars(norm)["forward"] = _Apart(norm, sides)
-    try:
+    whole = [norm for norm in norms if not isinstance(vars(norm).get("forward"), _Apart)]
+    with forwarding(whole, lambda norm: _Apart(norm, sides)):  # the others a method further out has taken apart
         yield
-    finally:
-        for norm, own in before:
-            if own is None:
-                del vars(norm)["forward"]
-            else:
-                vars(norm)["forward"] = own

@@ -7,15 +7,14 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from everlearn.models.heads import head_of
 from everlearn.models.nets import MultiHead
+from everlearn.models.norms import NORMS
 from everlearn.models.views import bare, trainable
 from everlearn.spec import nearest
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def blocks(model: nn.Module, head: str | None = None) -> list[Block]:
         if any(layer == name or layer.startswith(f"{name}.") for layer in layers):
             home = last
             first = first or [name]
-        elif found and isinstance(module, _NORMS):
+        elif found and isinstance(module, NORMS):
             home = found[-1][1]
         else:
             home = []

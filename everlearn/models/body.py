@@ -11,7 +11,7 @@ from everlearn.data.order import batches
 from everlearn.data.rows import Columns
 from everlearn.data.transforms import View
 from everlearn.models.features import tap_input
-from everlearn.models.views import bare, evaluating, tap
+from everlearn.models.views import bare, device_of, evaluating, tap
 from everlearn.objective import Objective, Output, Viewed, classify
 from everlearn.streams.experience import Experience
 
@@ -25,7 +25,7 @@ def look(model: nn.Module, batch: Batch, objective: Objective, head: str | None 
     and its answer is the features (the same tensor, then). A ValueError where that leaves a doubt.
     """
     model = bare(model)
-    question = move(unlabeled(batch), next((weight.device for weight in model.parameters()), torch.device("cpu")))
+    question = move(unlabeled(batch), device_of(model))
     layers = dict(model.named_modules())
     linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     if head is None and not linear:

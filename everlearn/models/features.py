@@ -49,6 +49,15 @@ def with_features(
     name, _ = head_of(bare(model), head)
     with tap_input(bare(model).get_submodule(name)) as seen:
         output = objective(model, batch)
-    if len(seen) != 1:
-        raise ValueError(f"the head {name!r} was called {len(seen)} times for one batch; name the layer with head=")
-    return output, seen[0].flatten(1)
+    passes = learning(seen)
+    if len(passes) != 1:
+        raise ValueError(
+            f"the head {name!r} was called {len(passes)} times for one batch; name the layer with head=, or put the "
+            "method that asks the model more than once in front of this one"
+        )
+    return output, passes[0].flatten(1)
+
+
+def learning(seen: list[Tensor]) -> list[Tensor]:
+    """Of what layers gave, that of passes that learn: a teacher, who does not, may have passed through them, too."""
+    return [given for given in seen if isinstance(given, Tensor) and given.requires_grad] or seen

@@ -4,7 +4,7 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -58,6 +58,15 @@ def called(what: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"cannot read {what!r}; settings are keywords with plain values: Net(outputs=5)") from error
 
 
+def written(name: str, settings: Mapping[str, Any]) -> str:
+    """`NAME(key=value, ...)`, which `called` reads; the name alone where there are no settings.
+
+    >>> called(written("Net", {"outputs": 5}))
+    ('Net', {'outputs': 5})
+    """
+    return name + (f"({', '.join(f'{key}={value!r}' for key, value in settings.items())})" if settings else "")
+
+
 def _import(where: str, asked: str) -> Any:
     """The module in a file or of a name; what lies beside the file, or in the working folder, can be imported too."""
     if not where.endswith(".py"):
@@ -74,8 +83,12 @@ def _import(where: str, asked: str) -> Any:
     assert spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with foreign(f"cannot import {where} for {asked}"):
-        spec.loader.exec_module(module)
+    try:
+        with foreign(f"cannot import {where} for {asked}"):
+            spec.loader.exec_module(module)
+    except ValueError:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -95,7 +108,7 @@ def foreign(failed: str, *, but: tuple[type[Exception], ...] = ()) -> Iterator[N
         yield
     except but:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends by sys.exit() must not end this program
         # Our own frames, torch's and the interpreter's say nothing to the user; a syntax error names its place itself.
         others = (
             *(str(Path(file).parent) for file in (Path(__file__).parent, torch.__file__, importlib.__file__)),

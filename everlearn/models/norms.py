@@ -1,9 +1,9 @@
 """Normalisation layers: their scales and shifts, and by which statistics they normalise."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from everlearn.models.resting import resting
@@ -49,6 +49,23 @@ def by_batch(norms: Sequence[_BatchNorm], *, track: bool = True) -> Iterator[Non
     finally:
         for norm, training, tracks in before:
             norm.training, norm.track_running_stats = training, tracks
+
+
+@contextmanager
+def forwarding(norms: Sequence[nn.Module], make: Callable[[nn.Module], Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """In the block each has the forward that `make` makes of it; afterwards, what it had before.
+
+    That may be one of these, too, of a block further out.
+    """
+    before = [(vars(norm), vars(norm).get("forward")) for norm in norms]
+    try:
+        for norm in norms:
+            vars(norm)["forward"] = make(norm)
+        yield
+    finally:
+        for place, own in before:
+            place.pop("forward", None)
+            place.update({} if own is None else {"forward": own})
 
 
 @contextmanager

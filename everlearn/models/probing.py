@@ -27,6 +27,8 @@ def probed(model: nn.Module, experience: Experience, objective: Objective, head:
         raise ValueError(f"the head {name!r} is frozen, but a probe is about nothing else; thaw it, or name another")
     parts = [rows for rows in (experience.train, experience.reference) if rows is not None]
     found = [pair for rows in parts for pair in looked(model, rows, torch.arange(len(rows)), objective, head)]
+    if not found:
+        return {}
     x, y = (torch.cat(column).cpu() for column in zip(*found, strict=True))
     if not len(y):
         return {}

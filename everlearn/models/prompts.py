@@ -13,7 +13,7 @@ from everlearn.batch import Batch, Rows, move, unlabeled
 from everlearn.models.features import tap_input
 from everlearn.models.heads import head_of
 from everlearn.models.resting import resting
-from everlearn.models.views import bare, evaluating
+from everlearn.models.views import bare, device_of, evaluating
 from everlearn.objective import Objective
 
 
@@ -103,7 +103,7 @@ def _shapes(model: nn.Module, batch: Batch, objective: Objective) -> dict[str, t
 
 
 def _question(model: nn.Module, batch: Batch) -> Batch:
-    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     return move(unlabeled(batch), device)
 
 

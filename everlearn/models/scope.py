@@ -5,7 +5,7 @@ A weight that does not learn has `requires_grad=False`. A module at rest is in e
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -54,6 +54,19 @@ def at_rest(model: nn.Module) -> dict[str, Norm]:
 def _rest(module: nn.Module) -> Rest | None:
     train = vars(module).get("train")
     return train if isinstance(train, Rest) else None
+
+
+def has_statistics(module: nn.Module) -> TypeGuard[_NormBase]:
+    """Whether it is a normalisation that keeps running statistics."""
+    return isinstance(module, _NormBase) and module.running_mean is not None
+
+
+def counting(model: nn.Module) -> dict[str, _NormBase]:
+    """The normalisations whose running statistics are not frozen, by name."""
+    model = bare(model)
+    resting = at_rest(model)
+    named = model.named_modules()
+    return {name: module for name, module in named if has_statistics(module) and resting.get(name) != "frozen"}
 
 
 def still(model: nn.Module) -> list[str]:

@@ -12,8 +12,8 @@ WINDOW = 20
 def entropies(logits: Tensor) -> Tensor:
     """H(softmax(logits)) of each row (or token), in nats and float32; a ValueError unless there are classes.
 
-    >>> entropies(torch.tensor([[0.0, 0.0], [100.0, 0.0]]))
-    tensor([0.6931, 0.0000])
+    >>> entropies(torch.zeros(1, 2))
+    tensor([0.6931])
     """
     if logits.ndim < 2 or logits.shape[-1] < 2:
         raise ValueError(

@@ -24,6 +24,11 @@ def bare(model: nn.Module) -> nn.Module:
             return model
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights are; the CPU for a model without any."""
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that training moves, by name."""
     return {name: weight for name, weight in bare(model).named_parameters() if weight.requires_grad}

@@ -6,6 +6,7 @@ put peft's own layers into it, whose files other programs read. What is learned 
 
 import os
 import re
+from collections import Counter
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +22,8 @@ from everlearn.models.heads import head_of
 from everlearn.models.nets import MultiHead
 from everlearn.models.scope import at_rest
 from everlearn.models.views import bare
+from everlearn.models.vision_ops import torchvision
 from everlearn.randomness import seeded
-from everlearn.transfer.vision_ops import torchvision
 
 _BASE = "base.sha256"
 """The file beside an adapter that tells which base it is for."""
@@ -45,8 +46,9 @@ def adapt(
     batch normalisation, statistics included: both are saved with the adapter, for without its statistics a saved model
     is another one. Let a head grow before. A is drawn from `seed`, B is 0: the answers are those of `model` at first.
 
-    Left out are convolutions of several groups, and what torch computes past the layer's own forward: inside
-    `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` (the methods `lora`, `olora` and `inflora` adapt these).
+    Left out are convolutions of several groups, layers whose weight stands in another place, too (merging would change
+    it there), and what torch computes past the layer's own forward: inside `nn.MultiheadAttention` and
+    `nn.TransformerEncoderLayer` (the methods `lora`, `olora` and `inflora` adapt these).
     Hu et al. 2022, arXiv:2106.09685. Needs peft.
     """
     positive(r=r)
@@ -115,16 +117,18 @@ def merge_adapter(model: nn.Module) -> nn.Module:
 
 
 def _adaptable(model: nn.Module) -> list[str]:
-    """The names of layers whose forward is what computes them."""
+    """The names of layers whose forward is what computes them, with weights of their own."""
     past = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
     bypassed = {id(layer) for module in model.modules() if isinstance(module, past) for layer in module.modules()}
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    places = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     return [
         name
         for name, layer in model.named_modules()
         if name
         and type(layer) in kinds
         and id(layer) not in bypassed
+        and places[id(layer.weight)] == 1
         and not (isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups > 1)
     ]
 

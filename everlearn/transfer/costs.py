@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.batch import Batch, length
-from everlearn.models.views import bare, evaluating
+from everlearn.models.views import bare, device_of, evaluating
 from everlearn.transfer.bases import Base
 
 
@@ -44,8 +44,3 @@ def activations(base: Base, batch: Batch) -> int:
         for handle in handles:
             handle.remove()
     return total
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the weights are."""
-    return next((weight.device for weight in module.parameters()), torch.device("cpu"))

@@ -5,31 +5,20 @@ thing (`everlearn.methods.Freeze` is a bound of continual learning, and leaves t
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
-from everlearn.batch import Rows, length, move, unlabeled
 from everlearn.border import positive
-from everlearn.data.order import batches
-from everlearn.data.transforms import View
 from everlearn.models.blocks import Block, blocks
-from everlearn.models.scope import Norm, at_rest, beside, put_to_rest, still, wake
-from everlearn.models.views import bare, evaluating
-from everlearn.objective import Objective, Viewed, classify
-from everlearn.randomness import unmoved
+from everlearn.models.scope import Norm, at_rest, beside, has_statistics, put_to_rest, still, wake
+from everlearn.models.views import bare
 from everlearn.spec import one_of
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from everlearn.transfer.frozen import Frozen, frozen_report
 
 NORMS = ("frozen", "adapt", "recompute")
 
@@ -42,7 +31,7 @@ def freeze(
     but: str | Iterable[str] = (),
     norm: Norm = "frozen",
     head: str | None = None,
-) -> "Frozen":
+) -> Frozen:
     """Freezes a part of `model`, in addition to what is frozen already, and says what is frozen now.
 
     The part is one of these: `names` of modules or parameters, with * and ? for any ("layer1", "*.bias"); the `first`
@@ -80,14 +69,14 @@ def freeze(
         module = model.get_submodule(name)
         if name in before and name not in own:
             continue
-        if norm == "adapt" and _has_statistics(module):
+        if norm == "adapt" and has_statistics(module):
             wake(module, training=model.training)
         else:
-            put_to_rest(module, norm if _has_statistics(module) else "frozen")
+            put_to_rest(module, norm if has_statistics(module) else "frozen")
     return frozen_report(model)
 
 
-def freeze_as(model: nn.Module, words: Iterable[str], *, norm: str = "frozen", head: str | None = None) -> "Frozen":
+def freeze_as(model: nn.Module, words: Iterable[str], *, norm: str = "frozen", head: str | None = None) -> Frozen:
     """Freezes what a user typed: names, or else one share (0.5), one number of blocks (3), or body: all but the head.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -105,7 +94,7 @@ def freeze_as(model: nn.Module, words: Iterable[str], *, norm: str = "frozen", h
     return freeze(model, *words, norm=policy, head=head)
 
 
-def thaw(model: nn.Module, *names: str, last: int | None = None, head: str | None = None) -> "Frozen":
+def thaw(model: nn.Module, *names: str, last: int | None = None, head: str | None = None) -> Frozen:
     """Lets a part of `model` learn again, and says what is frozen then.
 
     The part is what the `names` match, the `last` so many blocks, the head included, or, without any of them, all.
@@ -135,126 +124,6 @@ def thaw(model: nn.Module, *names: str, last: int | None = None, head: str | Non
     return frozen_report(model)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A block of a model, and what of it is frozen."""
-
-    name: str
-    parameters: int
-    frozen: int
-    norm: str
-    """Of its batch normalisation: "learns", or the policy it is frozen by; "" where it has none."""
-    mode: str
-    """"rests" if all in it stays in eval mode whoever calls `train()`, "partly", or "" if nothing does."""
-    head: bool = False
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """What of a model is frozen, block by block."""
-
-    parts: tuple[Part, ...]
-
-    @property
-    def parameters(self) -> int:
-        """Of the whole model."""
-        return sum(part.parameters for part in self.parts)
-
-    @property
-    def frozen(self) -> int:
-        """How many of them are."""
-        return sum(part.frozen for part in self.parts)
-
-    @property
-    def share(self) -> float:
-        """How much of the model they are, from 0 to 1."""
-        return self.frozen / max(self.parameters, 1)
-
-    def table(self) -> "Table":
-        """For a terminal: `rich.print(report.table())`."""
-        from rich.box import SIMPLE_HEAD  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
-
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
-        table.add_column("part", "all", overflow="fold")
-        table.add_column("parameters", f"{self.parameters:,}", justify="right")
-        table.add_column("frozen, %", f"{100 * self.share:.1f}", justify="right")
-        table.add_column("batch norm")
-        table.add_column("mode")
-        for part in self.parts:
-            percent = f"{100 * part.frozen / part.parameters:.1f}" if part.frozen else ""
-            note = " (head)" if part.head and part.name != "head" else ""
-            name = Text(part.name or "(the model)").append(note, style="dim")
-            table.add_row(name, f"{part.parameters:,}", percent, part.norm, part.mode)
-        return table
-
-    def __str__(self) -> str:
-        most = [part.name for part in self.parts if part.frozen == part.parameters]
-        return (
-            f"{self.frozen:,} of {self.parameters:,} parameters ({100 * self.share:.1f} %) are frozen"
-            + (f", among them all of {', '.join(most[:8])}" if most else "")
-            + (f" and {len(most) - 8} more blocks" if len(most) > 8 else "")
-        )
-
-
-def frozen_report(model: nn.Module, head: str | None = None) -> Frozen:
-    """What of `model` is frozen: read off the model as it is, whoever froze it."""
-    model = bare(model)
-    return Frozen(tuple(_parts(model, blocks(model, head))))
-
-
-def recompute_statistics(
-    model: nn.Module,
-    rows: Rows,
-    objective: Objective = classify,
-    *,
-    view: View | None = None,
-    batch_size: int = 256,
-    workers: int = 0,
-) -> int:
-    """Makes the statistics of batch normalisation those of `rows`, in one pass; returns how many layers have new ones.
-
-    Each mean and variance is the average of those of all batches, weighted by their rows. Layers that are frozen with
-    `norm="frozen"` are left as they are, and so is all else: weights, modes, random generators. `view` is that of the
-    learner; rows are not augmented.
-    """
-    model, count = bare(model), len(rows)
-    resting = at_rest(model)
-    layers = [
-        module for name, module in model.named_modules() if _has_statistics(module) and resting.get(name) != "frozen"
-    ]
-    if not layers:
-        raise ValueError(
-            f"{type(model).__name__} has no batch normalisation whose statistics could be computed anew: it has none, "
-            'or froze them with norm="frozen"; freeze them with norm="recompute"'
-        )
-    if count < 2:
-        raise ValueError(f"statistics of a batch need at least 2 rows, but there are {count}")
-    size = min(batch_size, count)
-    while count % size == 1:  # the variance of a single row is not known
-        size += 1
-    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
-    seen = objective if view is None else Viewed(objective, view)
-    momenta = [layer.momentum for layer in layers]
-    with torch.no_grad(), unmoved(device), evaluating(model):
-        try:
-            for layer in layers:
-                layer.reset_running_stats()
-                layer.training = True
-            done = 0
-            for batch in batches(rows, torch.arange(count), size, workers=workers):
-                taken = length(batch)
-                done += taken
-                for layer in layers:
-                    layer.momentum = taken / done
-                seen(model, move(unlabeled(batch), device))
-        finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum, layer.training = momentum, False
-    return len(layers)
-
-
 def _chosen(
     model: nn.Module, names: tuple[str, ...], first: int | None, share: float | None, head: str | None
 ) -> tuple[list[str], set[str]]:
@@ -267,6 +136,8 @@ def _chosen(
         return _matched(model, names)
     listed = blocks(model, head)
     body = [block for block in listed if not block.head]
+    if not body:
+        raise ValueError(f"{type(model).__name__} has no block before its head, so there is nothing to freeze but that")
     if first is not None:
         positive(first=first)
         if first > len(body):
@@ -294,16 +165,21 @@ def _within(model: nn.Module, body: list[Block], share: float) -> list[Block]:
     count = sum(place <= share * total for place in accumulate(sizes))
     if not count:
         raise ValueError(
-            f"share={share} is less than the first block, {body[0].name if body else ''!r}, which has "
-            f"{sizes[0] if sizes else 0:,} of {total:,} parameters; give a larger share, or name what to freeze"
+            f"share={share} is less than the first block, {body[0].name!r}, which has "
+            f"{sizes[0]:,} of {total:,} parameters; give a larger share, or name what to freeze"
         )
     return body[:count]
 
 
 def _matched(model: nn.Module, patterns: Iterable[str]) -> tuple[list[str], set[str]]:
-    """The weights that the patterns match, or the modules around them; and matched modules that have no weights."""
-    weights = [name for name, _ in model.named_parameters()]
-    modules = {name: module for name, module in model.named_modules() if name}
+    """The weights that the patterns match, or the modules around them; and matched modules that have no weights.
+
+    What is shared has several names. Each of them matches; what is matched has the first, as elsewhere in the project.
+    """
+    own = {id(weight): name for name, weight in model.named_parameters()}
+    weights = {name: own[id(weight)] for name, weight in model.named_parameters(remove_duplicate=False)}
+    places = {id(module): name for name, module in model.named_modules()}
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     found: set[str] = set()
     bare_modules: set[str] = set()
     for pattern in patterns:
@@ -314,64 +190,10 @@ def _matched(model: nn.Module, patterns: Iterable[str]) -> tuple[list[str], set[
                 f"{pattern!r} matches no module and no parameter of {type(model).__name__}; the nearest names are "
                 f"{', '.join(map(repr, near))}"
             )
-        found |= {name for name in weights if fnmatchcase(name, pattern) or name.startswith(roots)}
+        found |= {first for name, first in weights.items() if fnmatchcase(name, pattern) or name.startswith(roots)}
         bare_modules |= {
-            name
+            places[id(module)]
             for name, module in modules.items()
             if f"{name}.".startswith(roots) and next(module.parameters(), None) is None
         }
-    return [name for name in weights if name in found], bare_modules
-
-
-def _has_statistics(module: nn.Module) -> TypeGuard[_NormBase]:
-    return isinstance(module, _NormBase) and module.running_mean is not None
-
-
-def _homes(model: nn.Module, listed: list[Block]) -> list[list[str]]:
-    """For each block, the modules in it whose mode matters: those with weights, with statistics, and dropout."""
-    home = {name: place for place, block in enumerate(listed) for name in block.weights}
-    found: list[list[str]] = [[] for _ in listed]
-    last = 0
-    waiting: list[str] = []
-    for name, module in model.named_modules():
-        own = [f"{name}.{part}".lstrip(".") for part, _ in module.named_parameters(recurse=False)]
-        inside = [place for place, block in enumerate(listed) if block.name and f"{name}.".startswith(f"{block.name}.")]
-        places = [home[weight] for weight in own if weight in home]
-        if places or inside:
-            last = (places or inside)[0]
-            found[last] += [*waiting, name] if own or _matters(module) else waiting
-            waiting = []
-        elif _has_statistics(module):
-            found[last].append(name)
-        elif _matters(module):
-            waiting.append(name)
-    found[-1] += waiting
-    return found
-
-
-def _matters(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase | _DropoutNd)
-
-
-def _parts(model: nn.Module, listed: list[Block]) -> Iterator[Part]:
-    resting = at_rest(model)
-    for block, names in zip(listed, _homes(model, listed), strict=True):
-        weights = [model.get_parameter(name) for name in block.weights]
-        norms = {
-            _policy(module, resting.get(name)) for name in names if _has_statistics(module := model.get_submodule(name))
-        }
-        quiet = sum(name in resting for name in names)
-        yield Part(
-            block.name,
-            sum(weight.numel() for weight in weights),
-            sum(weight.numel() for weight in weights if not weight.requires_grad),
-            ", ".join(sorted(norms)),
-            "rests" if names and quiet == len(names) else "partly" if quiet else "",
-            block.head,
-        )
-
-
-def _policy(module: _NormBase, rest: Norm | None) -> str:
-    if rest is not None:
-        return rest
-    return "learns" if any(weight.requires_grad for weight in module.parameters()) else "adapt"
+    return [name for name in own.values() if name in found], bare_modules

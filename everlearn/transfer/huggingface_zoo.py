@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.batch import Batch, tensor
+from everlearn.models.named import written
 from everlearn.models.report import LoadError, Mismatch, Report
+from everlearn.models.vision_ops import torchvision
 from everlearn.objective import Output, classify
 from everlearn.spec import nearest
 from everlearn.transfer.bases import Base
 from everlearn.transfer.preprocessing import ImagePreprocessing, Preprocessing, TextPreprocessing
-from everlearn.transfer.vision_ops import torchvision
 
 _DONE = {"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb", "do_flip_channel_order"}
 """The steps of image processors that `ImagePreprocessing` can do, or that need not be done."""
@@ -82,7 +83,7 @@ def make(name: str, settings: Mapping[str, Any], notes: Mapping[str, Any] | None
     library, folder = _transformers(), Path(name)
     if strange := sorted(_RUNS & settings.keys()):
         raise ValueError(f"{strange[0]!r} would run code of others; make the model yourself, and pass the module")
-    source = f"hf:{name}" + (f"({', '.join(f'{k}={v!r}' for k, v in settings.items())})" if settings else "")
+    source = written(f"hf:{name}", settings)
     if notes is not None:
         config = library.AutoConfig.for_model(**notes["config"])
         return _described(_new(config), source, None)
@@ -155,6 +156,19 @@ def _reached(name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without a bar for the tensors that are read; the setting is as it was afterwards."""
+    logging = _transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _new(config: Any) -> nn.Module:
     """A model of the config with random weights."""
     try:
@@ -174,9 +188,10 @@ def _auto(config: Any) -> Any:
 
 def _loaded(name: str, source: str, config: Any, preprocessing: Preprocessing | None) -> Base:
     """The base with the weights of its folder or of the hub."""
-    module, told = _auto(config).from_pretrained(
-        name, config=config, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with _silent():
+        module, told = _auto(config).from_pretrained(
+            name, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     module.train()  # as every new module is
     base = _described(module, source, preprocessing)
     own = dict(module.named_parameters())
@@ -222,6 +237,7 @@ def _described(module: nn.Module, source: str, preprocessing: Preprocessing | No
         fitting[-1] if fitting and fitting[-1] == layers[-1] else None,
         objective=answer_pixels if is_image else answer_tokens,
         notes={"config": {**config.to_dict(), "model_type": config.model_type}},
+        tell=rename,
     )
 
 

@@ -8,24 +8,24 @@ Statistics of batch normalisation are those of the weights that they were counte
 every mix, and for that some training rows are needed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
+from typing import TypedDict, Unpack
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor, nn
 
 from everlearn.batch import Batch, Rows, move, unlabeled
 from everlearn.data.transforms import View
 from everlearn.metrics.evaluate import evaluate
 from everlearn.models.heads import head_weights
-from everlearn.models.scope import at_rest
-from everlearn.models.views import Weights, bare, evaluating, snapshot
+from everlearn.models.scope import counting
+from everlearn.models.views import Weights, bare, device_of, evaluating, snapshot
 from everlearn.objective import Objective, Viewed, classify
-from everlearn.transfer.freezing import recompute_statistics
+from everlearn.transfer.statistics import recompute_statistics
 
 Score = Callable[[nn.Module], float]
 """How good a model is; more is better. `validated` makes one from rows."""
@@ -60,15 +60,30 @@ def validated(rows: Rows, objective: Objective = classify, *, view: View | None 
     seen = objective if view is None else Viewed(objective, view)
 
     def score(model: nn.Module) -> float:
-        device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
 
-        def predict(batch: Batch) -> torch.Tensor:
+        def predict(batch: Batch) -> Tensor:
             return seen(model, move(unlabeled(batch), device)).logits
 
         with evaluating(model):
             return evaluate(predict, rows).value
 
     return score
+
+
+class Settings(TypedDict, total=False):
+    """What all ways of mixing take besides."""
+
+    rows: Rows | None
+    """Training rows, on which statistics of batch normalisation are counted anew; a model that has some needs them."""
+    objective: Objective
+    """That of the learner; `classify`, if it is left out."""
+    view: View | None
+    """That of the learner."""
+    classes: Sequence[Sequence[str]] | None
+    """The names of the classes that each of the members answers about, which must be the same."""
+    related: float
+    """The least cosine that two members must have, 0.5 if it is left out."""
 
 
 def wise_ft(
@@ -79,19 +94,14 @@ def wise_ft(
     alpha: float | None = None,
     score: Score | None = None,
     grid: Sequence[float] = GRID,
-    rows: Rows | None = None,
-    objective: Objective = classify,
-    view: View | None = None,
-    classes: Sequence[Sequence[str]] | None = None,
-    related: float = 0.5,
+    **settings: Unpack[Settings],
 ) -> Between:
     """Gives `model` the weights (1 - alpha) `before` + alpha `after`: fine-tuning made robust, at no cost.
 
     Both are states by name, as `snapshot(model)` gives them, before and after fine-tuning. `alpha` is given, or is the
     place of `grid` with the best `score`, of equals the one nearest to `before`. At 0 and 1 the weights are those
-    given, bit for bit; between them statistics of batch normalisation are counted anew on `rows`, training rows, which
-    a model that has some needs; `objective` and `view` are the learner's. `classes`, the names of the classes that each
-    of the two answers about, must be the same. `related` is the least cosine of the two weights.
+    given, bit for bit, and what is the same in both, as frozen weights are, is so everywhere. `Settings` tells the
+    others, of which `rows` are needed by a model with batch normalisation.
 
     Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903, where 0.5 is the alpha to take
     without validation rows. Departure: statistics of batch normalisation.
@@ -101,65 +111,41 @@ def wise_ft(
     places = tuple(grid) if alpha is None else (alpha,)
     if not places or not all(0 <= place <= 1 for place in places):
         raise ValueError(f"alpha must be between 0, the weights before, and 1, those after, but is {list(places)}")
-    _alike(model, (before, after), classes, related)
-    recount = partial(_recounted, rows=rows, objective=objective, view=view)
+    mix = _Mix(model, (before, after), **settings)
     with _kept(model):
         curve, best = [], places[0]
         if score is not None:
             for place in places:
-                _mixed(model, {0: 1 - place, 1: place}, (before, after), recount)
-                curve.append((place, score(model)))
-        if curve:
+                mix({0: 1 - place, 1: place})
+                curve.append((place, _asked(score, model)))
             best = max(curve, key=lambda each: (each[1], -each[0]))[0]
-        _mixed(model, {0: 1 - best, 1: best}, (before, after), recount)
+        mix({0: 1 - best, 1: best})
     return Between(best, snapshot(model), dict(curve).get(best), tuple(curve))
 
 
-def uniform_soup(
-    model: nn.Module,
-    members: Sequence[Weights],
-    *,
-    rows: Rows | None = None,
-    objective: Objective = classify,
-    view: View | None = None,
-    classes: Sequence[Sequence[str]] | None = None,
-    related: float = 0.5,
-) -> Soup:
+def uniform_soup(model: nn.Module, members: Sequence[Weights], **settings: Unpack[Settings]) -> Soup:
     """Gives `model` the mean of the weights of all `members`, which were fine-tuned from one start.
 
     Settings are those of `wise_ft`. Wortsman et al. 2022, "Model soups", arXiv:2203.05482.
     """
-    _alike(model, members, classes, related)
-    everyone = tuple(range(len(members)))
-    recount = partial(_recounted, rows=rows, objective=objective, view=view)
+    mix, everyone = _Mix(model, members, **settings), tuple(range(len(members)))
     with _kept(model):
-        _mixed(model, dict.fromkeys(everyone, 1 / len(members)), members, recount)
+        mix(dict.fromkeys(everyone, 1 / len(members)))
     return Soup(everyone, snapshot(model), None, ())
 
 
-def greedy_soup(
-    model: nn.Module,
-    members: Sequence[Weights],
-    score: Score,
-    *,
-    rows: Rows | None = None,
-    objective: Objective = classify,
-    view: View | None = None,
-    classes: Sequence[Sequence[str]] | None = None,
-    related: float = 0.5,
-) -> Soup:
+def greedy_soup(model: nn.Module, members: Sequence[Weights], score: Score, **settings: Unpack[Settings]) -> Soup:
     """Gives `model` the mean of those `members` that do the soup no harm: never worse by `score` than the best alone.
 
     From the best member to the worst, each is taken in if the score does not drop. Settings are those of `wise_ft`.
     Wortsman et al. 2022, "Model soups", arXiv:2203.05482.
     """
-    _alike(model, members, classes, related)
-    recount = partial(_recounted, rows=rows, objective=objective, view=view)
+    mix = _Mix(model, members, **settings)
     tried: list[tuple[tuple[int, ...], float]] = []
 
     def asked(chosen: tuple[int, ...]) -> float:
-        _mixed(model, dict.fromkeys(chosen, 1 / len(chosen)), members, recount)
-        tried.append((chosen, score(model)))
+        mix(dict.fromkeys(chosen, 1 / len(chosen)))
+        tried.append((chosen, _asked(score, model)))
         return tried[-1][1]
 
     with _kept(model):
@@ -170,48 +156,69 @@ def greedy_soup(
         for member in others:
             if (found := asked((*chosen, member))) >= best:
                 chosen, best = (*chosen, member), found
-        _mixed(model, dict.fromkeys(chosen, 1 / len(chosen)), members, recount)
+        mix(dict.fromkeys(chosen, 1 / len(chosen)))
     return Soup(chosen, snapshot(model), best, tuple(tried))
 
 
-Recount = Callable[[nn.Module], None]
+@dataclass(frozen=True)
+class _Mix:
+    """Mixes the members into the model, after it has made sure that this can be done."""
+
+    model: nn.Module
+    members: Sequence[Weights]
+    rows: Rows | None = None
+    objective: Objective = classify
+    view: View | None = None
+    classes: Sequence[Sequence[str]] | None = None
+    related: float = 0.5
+
+    def __post_init__(self) -> None:
+        _alike(self.model, self.members)
+        _same_classes(self.classes, len(self.members))
+        _of_one_start(self.model, self.members, self.related)
+
+    @torch.no_grad()
+    def __call__(self, shares: Mapping[int, float]) -> None:
+        """Gives the model the sum of the members by their shares, which are 1 together.
+
+        Whole numbers are those of the last one that has any.
+        """
+        parts = [(self.members[member], share) for member, share in shares.items() if share]
+        mix = dict(parts[-1][0])
+        if len(parts) > 1:
+            for name, last in mix.items():
+                if last.is_floating_point() or last.is_complex():
+                    mix[name] = _between([(part[name].to(last.device), share) for part, share in parts])
+        bare(self.model).load_state_dict(mix)
+        if len(parts) > 1:
+            self._recount()
+
+    def _recount(self) -> None:
+        """Counts the statistics of normalisations anew, where there are any."""
+        norms = counting(self.model)
+        if norms and self.rows is None:
+            name, norm = next(iter(norms.items()))
+            raise ValueError(
+                f"the statistics of {type(norm).__name__} {name!r} are of other weights than these, and must be "
+                "counted anew: give some training rows, rows=..."
+            )
+        if norms and self.rows is not None:
+            recompute_statistics(self.model, self.rows, self.objective, view=self.view)
 
 
-@torch.no_grad()
-def _mixed(model: nn.Module, shares: dict[int, float], members: Sequence[Weights], recount: Recount) -> None:
-    """Gives the model the sum of the members by their shares; whole numbers are those of the last one that has any."""
-    parts = [(members[member], share) for member, share in shares.items() if share]
-    mix = dict(parts[-1][0])
-    if len(parts) > 1:
-        for name, last in mix.items():
-            if last.is_floating_point():
-                wide = torch.promote_types(last.dtype, torch.float32)
-                terms = [part[name].to(last.device, wide) * share for part, share in parts]
-                mix[name] = torch.stack(terms).sum(0).to(last.dtype)
-    bare(model).load_state_dict(mix)
-    if len(parts) > 1:
-        recount(model)
+def _between(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
+    """The sum by shares; what is the same in all of them stays as it is, which a sum of shares would round."""
+    first = parts[0][0]
+    wide = torch.promote_types(first.dtype, torch.float32)
+    mixed = torch.stack([value.to(wide) * share for value, share in parts]).sum(0).to(first.dtype)
+    return torch.where(torch.stack([value == first for value, _ in parts]).all(0), first, mixed)
 
 
-def _recounted(model: nn.Module, rows: Rows | None, objective: Objective, view: View | None) -> None:
-    """Counts the statistics of normalisations anew, where there are any."""
-    norm = _counting(model)
-    if norm and rows is None:
-        raise ValueError(
-            f"the statistics of {norm} are of other weights than these, and must be counted anew: give some training "
-            "rows, rows=..."
-        )
-    if norm and rows is not None:
-        recompute_statistics(model, rows, objective, view=view)
-
-
-def _counting(model: nn.Module) -> str | None:
-    """The name of a normalisation whose statistics are not frozen."""
-    resting = at_rest(bare(model))
-    for name, module in bare(model).named_modules():
-        if isinstance(module, _NormBase) and module.running_mean is not None and resting.get(name) != "frozen":
-            return f"{type(module).__name__} {name!r}"
-    return None
+def _asked(score: Score, model: nn.Module) -> float:
+    found = score(model)
+    if math.isnan(found):
+        raise ValueError("the score of these weights is NaN, which is neither better nor worse than another; mend it")
+    return found
 
 
 @contextmanager
@@ -225,15 +232,12 @@ def _kept(model: nn.Module) -> Iterator[None]:
         raise
 
 
-def _alike(
-    model: nn.Module, members: Sequence[Weights], classes: Sequence[Sequence[str]] | None, related: float
-) -> None:
-    """Raises a ValueError unless the members are weights of this model, for the same classes, from one start."""
+def _alike(model: nn.Module, members: Sequence[Weights]) -> None:
+    """Raises a ValueError unless the members are weights of this model, with heads of the same size."""
     if not members:
         raise ValueError("there is nothing to mix: give the weights of at least one model")
     own = {name: tuple(value.shape) for name, value in bare(model).state_dict().items()}
-    layers = any(isinstance(layer, nn.Linear) for layer in bare(model).modules())
-    head = set(head_weights(bare(model))) if layers else set()
+    head = _head(model)
     for place, member in enumerate(members):
         theirs = {name: tuple(value.shape) for name, value in member.items()}
         other = [name for name in {**own, **theirs} if own.get(name) != theirs.get(name)]
@@ -248,11 +252,20 @@ def _alike(
                 f"the weights number {place} are not of this {type(bare(model)).__name__}: {other[0]!r} is "
                 f"{theirs.get(other[0])} there, and {own.get(other[0])} here"
             )
+
+
+def _same_classes(classes: Sequence[Sequence[str]] | None, count: int) -> None:
+    """Raises a ValueError unless all members answer about the same classes, as far as these are told."""
     names = [list(each) for each in classes or ()]
-    if classes is not None and (len(names) != len(members) or any(one != names[0] for one in names)):
+    if classes is not None and (len(names) != count or any(one != names[0] for one in names)):
         raise ValueError(
             f"weights can be mixed where all answer about the same classes in the same order, but these are {names}"
         )
+
+
+def _of_one_start(model: nn.Module, members: Sequence[Weights], related: float) -> None:
+    """Raises a ValueError where the cosine of two members says that they share no start."""
+    head = _head(model)
     body = [name for name, weight in bare(model).named_parameters() if weight.dim() > 1 and name not in head]
     for place, (first, second) in enumerate(pairwise(members)):
         nearness = _cosine([first[name] for name in body], [second[name] for name in body]) if body else 1.0
@@ -264,6 +277,14 @@ def _alike(
             )
 
 
-def _cosine(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
+def _head(model: nn.Module) -> set[str]:
+    """The names of the weights of the head, if there is one."""
+    linear = any(isinstance(layer, nn.Linear) for layer in bare(model).modules())
+    return set(head_weights(bare(model))) if linear else set()
+
+
+def _cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
     a, b = (torch.cat([value.detach().reshape(-1).float().cpu() for value in each]) for each in (first, second))
-    return float(torch.dot(a, b) / (a.norm() * b.norm()))
+    if torch.equal(a, b):
+        return 1.0  # also of weights that are zero
+    return float(torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(torch.finfo(a.dtype).tiny))

@@ -12,7 +12,7 @@ from everlearn.metrics.style import sheet
 from everlearn.transfer.scores import CAUTION
 
 if TYPE_CHECKING:
-    from everlearn.transfer.choosing import Candidate, Choice
+    from everlearn.transfer.choice import Candidate, Choice
 
 TITLES = {"logme": "LogME", "h-score": "H-score", "n-leep": "N-LEEP", "knn": "kNN probe", "ridge": "ridge probe"}
 

@@ -1,7 +1,7 @@
 """What a model's own config says about its input, as plain data, and the view that does it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -38,13 +38,13 @@ class ImagePreprocessing:
             value = getattr(self, name)
             if isinstance(value, list):  # as JSON has it
                 object.__setattr__(self, name, tuple(value))
+        if not _count(self.channels):
+            raise ValueError(f"channels must be a whole number of at least 1, but is {self.channels!r}")
         one_of("interpolation", self.interpolation, INTERPOLATIONS)
         one_of("order", self.order, ("rgb", "bgr"))
         for name, sides in (("resize", self.resize), ("crop", self.crop)):
-            pair = (sides,) * 2 if isinstance(sides, int) and name == "resize" else sides
-            if pair is not None and not (
-                isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair)
-            ):
+            pair = (sides,) * 2 if name == "resize" and _count(sides) else sides
+            if pair is not None and not (isinstance(pair, tuple) and len(pair) == 2 and all(map(_count, pair))):
                 what = "one length or (height, width)" if name == "resize" else "(height, width)"
                 raise ValueError(f"{name} must be {what}, in pixels, but is {sides!r}")
         if (self.mean is None) != (self.std is None):
@@ -128,7 +128,7 @@ class TextPreprocessing:
     """Texts have none."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_length, int) or self.max_length < 1:
+        if not _count(self.max_length):
             raise ValueError(f"max_length must be a whole number of at least 1 token, but is {self.max_length!r}")
 
     def view(self, augment: Iterable[str] = (), column: str = "text") -> "TextView":
@@ -181,6 +181,8 @@ def from_plain(plain: Mapping[str, Any]) -> Preprocessing:
     if kind not in _KINDS:
         raise ValueError(f"a preprocessing is of the kind {' or '.join(_KINDS)}, but this one of {kind!r}")
     _known(_KINDS[kind], settings)
+    if lacking := [each.name for each in fields(_KINDS[kind]) if each.default is MISSING and each.name not in settings]:
+        raise ValueError(f"a preprocessing of the kind {kind!r} needs {', '.join(lacking)}, which this one has not")
     return _KINDS[kind](**settings)
 
 
@@ -204,6 +206,11 @@ def _known(kind: type[ImagePreprocessing] | type[TextPreprocessing], settings: M
     known = [each.name for each in fields(kind)]
     if strange := [name for name in settings if name not in known]:
         raise ValueError(f"a preprocessing has no {strange[0]!r}; it has {', '.join(known)}")
+
+
+def _count(value: object) -> bool:
+    """Whether it is a whole number above 0."""
+    return type(value) is int and value > 0
 
 
 def _target(resize: int | tuple[int, int], height: int, width: int) -> tuple[int, int]:

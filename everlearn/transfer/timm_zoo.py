@@ -5,11 +5,12 @@ from typing import Any
 
 from torch import nn
 
+from everlearn.models.named import written
 from everlearn.models.report import Report
+from everlearn.models.vision_ops import torchvision
 from everlearn.spec import nearest
 from everlearn.transfer.bases import Base
 from everlearn.transfer.preprocessing import ImagePreprocessing
-from everlearn.transfer.vision_ops import torchvision
 
 _OURS = ("checkpoint_path", "cache_dir")
 
@@ -53,8 +54,7 @@ def make(name: str, settings: Mapping[str, Any], notes: Mapping[str, Any] | None
             f"https://huggingface.co/{where} where there is a network, and give the file: weights=PATH"
         ) from error
     base = of(module, settings)
-    words = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-    base.source = f"timm:{name}" + (f"({words})" if words else "")
+    base.source = written(f"timm:{name}", settings)
     if default:
         config: Mapping[str, Any] = vars(module)["pretrained_cfg"]
         base.weights, base.licence = f"{config['architecture']}.{config['tag']} of timm", config.get("license")
@@ -81,10 +81,6 @@ def of(module: nn.Module, settings: Mapping[str, Any] | None = None) -> Base:
         _input(told),
         head if isinstance(head, str) and isinstance(layers.get(head), nn.Linear | nn.Conv2d) else None,
     )
-
-
-def rename(module: nn.Module, outputs: int, names: tuple[str, ...] | None) -> None:
-    """A module of timm knows the number of its outputs, not their names; the base has set it."""
 
 
 def _input(told: Mapping[str, Any]) -> ImagePreprocessing:

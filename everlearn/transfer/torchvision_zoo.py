@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from everlearn.models.loading import load_weights
+from everlearn.models.named import written
+from everlearn.models.vision_ops import torchvision
 from everlearn.spec import nearest
 from everlearn.transfer.bases import Base, Kind
 from everlearn.transfer.preprocessing import ImagePreprocessing
-from everlearn.transfer.vision_ops import torchvision
 
 _LATE = ("inception_v3", "googlenet")
 """What has a second head in training, for which there is no use in transfer."""
@@ -40,7 +41,7 @@ def make(name: str, settings: Mapping[str, Any], notes: Mapping[str, Any] | None
     outputs = options.get("num_classes", len(entry.meta.get("categories", ())))
     module = _made(models, name, options, entry if default else None)
     kind, preprocessing = _input(entry.transforms())
-    source = f"torchvision:{name}{dot}{tag}" + (f"({_listed(settings)})" if settings else "")
+    source = written(f"torchvision:{name}{dot}{tag}", settings)
     base = Base(module, source, kind, preprocessing, _head(module, outputs) if kind == "image" else None)
     if default:
         base.report = load_weights(module, entry.get_state_dict(progress=False, check_hash=True))
@@ -62,10 +63,6 @@ def _made(models: Any, name: str, options: Mapping[str, Any], entry: Any) -> nn.
     except TypeError as error:
         raise ValueError(f"torchvision:{name} cannot be made with {dict(options)}: {error}") from error
     return module
-
-
-def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in settings.items())
 
 
 def _input(transforms: Any) -> tuple[Kind, ImagePreprocessing | None]:
@@ -102,12 +99,3 @@ def _distinct(categories: Collection[str]) -> tuple[str, ...]:
     """The categories, with their places where a name stands for two: ImageNet has two cranes, a bird and a machine."""
     counts = Counter(categories)
     return tuple(name if counts[name] == 1 else f"{name} [{place}]" for place, name in enumerate(categories))
-
-
-def of(module: nn.Module) -> Base:
-    """The base of a module of torchvision, which does not say how it was made."""
-    raise ValueError(f"a {type(module).__name__} of torchvision does not say how to use it")
-
-
-def rename(module: nn.Module, outputs: int, names: tuple[str, ...] | None) -> None:
-    """Nothing in a module of torchvision depends on that."""

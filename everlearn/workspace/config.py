@@ -159,16 +159,21 @@ def make(given: Mapping[str, Any], where: str = "", required: tuple[str, ...] | 
     missing = [f"--{name}" for name in required if not values.get(name)]
     if missing:
         raise ValueError(f"{', '.join(missing)} must be given, as flags or in the file of --config")
+    _together(config, where)
+    return config
+
+
+def _together(config: Config, where: str) -> None:
+    """Raises a ValueError for settings that mean nothing without others."""
     if config.strategy and not config.base:
         raise ValueError(f"{where}the strategy {config.strategy} tunes a base; name it by --base, in place of --model")
     if config.unlabelled and not config.strategy:
-        raise ValueError(f"{where}rows without labels are adapted to by everlearn transfer; leave --unlabelled out here")
+        raise ValueError(f"{where}it is everlearn transfer that adapts to rows without labels; leave --unlabelled out")
     if config.norm != "frozen" and not config.freeze:
         raise ValueError(
             f"{where}--norm {config.norm} is of parts that are frozen, and none is; say which by --freeze, or leave "
             "--norm out"
         )
-    return config
 
 
 def _typed(name: str, value: Any, where: str) -> Any:

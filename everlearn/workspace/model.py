@@ -76,7 +76,7 @@ def load_model(config: Config, classes: tuple[str, ...] = ()) -> Loaded:
 
 
 def _open(config: Config, classes: tuple[str, ...]) -> Loaded:
-    from everlearn.transfer.bases import open_base  # noqa: PLC0415 (its libraries are extras)
+    from everlearn.transfer.opening import open_base  # noqa: PLC0415 (its libraries are extras)
 
     default = "default" if config.base.partition(":")[0] in _LIBRARIES else ""
     weights = config.weights or default

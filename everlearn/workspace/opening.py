@@ -9,7 +9,7 @@ from typing import Any
 
 from everlearn import checkpoint
 from everlearn.models.named import model_file
-from everlearn.transfer.freezing import frozen_report
+from everlearn.transfer.frozen import frozen_report
 from everlearn.workspace.arrivals import Data, arrange, load_sources
 from everlearn.workspace.config import Config, make, settled
 from everlearn.workspace.folder import folder_of, weights_of

@@ -29,7 +29,7 @@ from everlearn.models.report import Report as LoadReport
 from everlearn.randomness import mix, seed_globals
 from everlearn.spec import parse_chain
 from everlearn.streams import Experience
-from everlearn.transfer.freezing import recompute_statistics
+from everlearn.transfer.statistics import recompute_statistics
 from everlearn.workspace.arrivals import Data
 from everlearn.workspace.config import Config
 from everlearn.workspace.folder import done, file_name, folder_of, locked, weights_of
@@ -269,7 +269,8 @@ class Run:
                     learner.evaluate(few(rows), kind=self._kind)
         for experience in data.arrivals:
             sizes = (len(experience.train), config.batch_size, config.accumulate)
-            border.trainable_batches(learner.model, *sizes, drop_last=config.drop_last)
+            beside = 0 if experience.reference is None else min(config.batch_size, len(experience.reference))
+            border.trainable_batches(learner.model, *sizes, drop_last=config.drop_last, beside=beside)
         if not config.strategy:
             self._rehearse_past(learner, method)
         learner.batch_size, learner.accumulate = min(2, config.batch_size), 1

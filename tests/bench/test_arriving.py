@@ -18,7 +18,7 @@ from everlearn.bench.tuned import IMAGENET
 from everlearn.data import Columns
 from everlearn.models import snapshot
 from everlearn.randomness import seeded
-from everlearn.transfer.bases import open_base
+from everlearn.transfer.opening import open_base
 from everlearn.transfer.preprocessing import ImagePreprocessing
 
 CLASSES = 20

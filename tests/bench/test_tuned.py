@@ -14,7 +14,7 @@ from everlearn.bench.published import hymenoptera as published
 from everlearn.bench.tuned import IMAGENET, Photographs, Tuned, few, hymenoptera, mobilenet
 from everlearn.data import Columns
 from everlearn.randomness import seeded
-from everlearn.transfer.bases import open_base
+from everlearn.transfer.opening import open_base
 from everlearn.transfer.preprocessing import ImagePreprocessing
 
 SMALL = Tuned("a paper", lr=0.05, head=2.0, steps=10, batch_size=8)

@@ -49,7 +49,6 @@ KINDS = [
     pytest.param({"model": "transformer", "growing": True}, id="transformer-growing"),
     pytest.param({"tasks": True}, id="tasks"),
 ]
-every_method = pytest.mark.parametrize("method", sorted(zoo.METHODS.keys() - zoo.NEEDS_TASKS))
 every_case = pytest.mark.parametrize(
     ("method", "kind"),
     [
@@ -57,6 +56,7 @@ every_case = pytest.mark.parametrize(
         for method in zoo.METHODS
         for kind in KINDS
         if zoo.suits(method, tasks=kind.values[0].get("tasks", False), model=kind.values[0].get("model", "mlp"))
+        and (method not in zoo.UNLABELLED or kind.id in zoo.LABELLED)
     ],
 )
 
@@ -275,7 +275,12 @@ def test_a_teacher_stays_as_it_was(method, model):
             break
 
 
-@every_method
+def test_the_methods_for_rows_without_labels_are_those_of_two_families():
+    named = {name for name, cls in METHODS.items() if cls.card.family in ("adaptation", "test time")}
+    assert {name for name in zoo.UNLABELLED if "+" not in name} == named & zoo.METHODS.keys()
+
+
+@pytest.mark.parametrize("method", sorted(zoo.METHODS.keys() - zoo.NEEDS_TASKS - zoo.UNLABELLED))
 def test_learns(method):
     subject = zoo.learner(method, epochs=10)
     least = 0.8 if subject.method.own_answers else 0.9  # on the features of a body that nobody has trained

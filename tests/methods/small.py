@@ -24,6 +24,13 @@ OPTIMIZERS = {
 }
 
 
+DECAYING = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5),
+}
+"""Those that move a weight whose gradient is zero."""
+
+
 def net(outputs=4, *, dropout=0.0):
     """Two layers for rows of 5 numbers, the same at each call."""
     torch.manual_seed(0)
@@ -66,6 +73,11 @@ def opposed(index, classes=4, **more):
     x = everything(rows(20, seed=0))["x"] + 0.1 * torch.randn(20, 5, generator=torch.Generator().manual_seed(index))
     data = Columns(x=x, y=(torch.arange(20) + index) % classes, **more)
     return Experience(index, data, data, tuple(range(classes)))
+
+
+def growing():
+    """Two experiences, the second of which brings new classes."""
+    return [experience(0, classes=(0, 1)), experience(1)]
 
 
 def of_task(index, part):
@@ -114,6 +126,24 @@ def own_loop(method, optimizer, stream, epochs=2):
                 stepping.step()
             method.end(model, each, classify)
     return model
+
+
+def assert_resume_is_exact(fresh, stream, pauses, folder):
+    """A learner that `fresh` makes and that never stops ends as those do that go on from its state after `pauses`."""
+    whole, left = fresh(), set(pauses)
+    torch.manual_seed(5)
+    for each in stream:
+        for step in whole.steps(each):
+            if step.number in left:
+                checkpoint.save(whole.state_dict(), folder / str(step.number))
+                left.remove(step.number)
+    assert not left
+    for number in pauses:
+        second = fresh()
+        second.load_state_dict(checkpoint.load(folder / str(number)))
+        for each in stream[second.experience :]:
+            second.learn(each)
+        assert checkpoint.same(whole.state_dict(), second.state_dict()), f"stopped at step {number}"
 
 
 def trains_plainly(method, model=net, stream=experience, **options):

@@ -3,7 +3,7 @@
 from functools import partial
 
 import torch
-from methods.small import everything, rows
+from methods.small import everything, norm_net, rows
 from torch import nn
 
 from everlearn.batch import UNLABELED
@@ -19,19 +19,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 def batch_norms(outputs=4):
     """Two batch norms, and dropout, for rows of 5 numbers."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 5)),
-        nn.Conv1d(1, 3, 3),
-        nn.BatchNorm1d(3),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Flatten(),
-        nn.Linear(9, 6),
-        nn.BatchNorm1d(6),
-        nn.ReLU(),
-        nn.Linear(6, outputs),
-    )
+    return nn.Sequential(*norm_net(6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, outputs))
 
 
 def layer_norms(outputs=4):

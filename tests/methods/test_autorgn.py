@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from methods.small import drawn, experience, learner, net, norm_net
+from methods.small import assert_resume_is_exact, drawn, experience, growing, learner, net, norm_net
 from torch import nn
 
 from everlearn import checkpoint
@@ -109,24 +109,26 @@ def test_weights_without_gradient_stay_and_count_as_zero():
         method.after_step(model)
 
 
-@pytest.mark.parametrize("pause", [1, 4, 7, 11])
-def test_resume_is_exact(pause, tmp_path):
+def test_resume_is_exact(tmp_path):
     def fresh():
         return learner(Chain(GrowHead(), AutoRGN()), net(2), optimizer=OPTIMIZERS["adamw"])
 
-    def go(subject, until=None):
-        for index in range(subject.experience, 2):
-            for step in subject.steps(experience(index, classes=(0, 1, 2, 3)[: 2 + 2 * index])):
-                if step.number == until:
-                    return
+    assert_resume_is_exact(fresh, growing(), (1, 4, 7, 11), tmp_path)
 
-    whole, first, second = fresh(), fresh(), fresh()
-    go(whole)
-    go(first, pause)
-    checkpoint.save(first.state_dict(), tmp_path / "c")
-    second.load_state_dict(checkpoint.load(tmp_path / "c"))
-    go(second)
-    assert checkpoint.same(whole.state_dict(), second.state_dict())
+
+def test_a_gradient_that_overflowed_is_no_measurement():
+    found = []
+    for factors in ((1.0, torch.inf, 1.0), (1.0, 1.0)):
+        model, method = net(), AutoRGN()
+        for factor in factors:
+            model.zero_grad()
+            classify(model, experience().train.take(torch.arange(8))).loss.backward()
+            for weight in model.parameters():
+                weight.grad *= factor
+            method.before_step(model)  # and no step, as a scaler would have it
+        found.append(method.shares())
+    assert any(float(share) < 1 for share in found[0].values())
+    assert checkpoint.same(*found)
 
 
 def test_each_experience_is_measured_anew():

@@ -69,6 +69,15 @@ def test_the_maps_are_state_which_a_new_method_takes_over():
     assert made.maps == []
 
 
+def test_new_classes_leave_the_maps_of_the_old_ones_as_they_are():
+    made = prepared(width=100, classes=50)
+    before = [map_.clone() for map_ in made.maps]
+    made.prepare(100, 60, torch.device("cpu"))
+    assert torch.equal(made.maps[0], before[0])
+    assert torch.equal(made.maps[1][:50], before[1])
+    assert len(made.maps[1].unique(dim=0)) == 60
+
+
 def test_sure_rows_weigh_up_to_twice_as_much_and_the_mean_of_a_side_is_1():
     logits = torch.tensor([[50.0, 0, 0], [0, 0, 0], [1, 2, 3]], requires_grad=True)
     found = certainty(logits)

@@ -146,3 +146,13 @@ def test_what_it_cannot_begin_with_is_refused():
 
 def test_on_the_command_line():
     assert build("cotuning:lambda=1").lambda_ == 1
+
+
+def test_classes_that_only_the_reference_has_labels_of_are_met():
+    source, data = nn.Linear(6, 3), rows(20)
+    alone, beside = CoTuning(source=source), CoTuning(source=source)
+    alone.begin(net(), experience(), classify)
+    known = experience().train
+    unknown = Columns(x=data.column("x"))
+    beside.begin(net(), Experience(0, unknown, known, (0, 1, 2, 3), reference=known), classify)
+    assert torch.equal(alone.relation, beside.relation)

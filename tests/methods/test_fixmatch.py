@@ -6,8 +6,8 @@ import pytest
 import torch
 from methods.sides import adaptation, batch, learner
 from methods.small import net
-from methods.test_alignments import louder
 from torch.nn import functional as F
+from zoo import shaken
 
 from everlearn.batch import take
 from everlearn.data import as_rows, view
@@ -22,10 +22,10 @@ from everlearn.streams import Experience
 
 def test_the_lesson_is_the_cross_entropy_of_strong_views_with_sure_answers_by_hand():
     model, rows = net(), batch(5, 8)
-    method = FixMatch(threshold=0.4, trade_off=2.0, strong=louder, seed=4)
+    method = FixMatch(threshold=0.4, trade_off=2.0, strong=shaken, seed=4)
     added = method(model, rows, classify).loss - classify(model, rows).loss
     new = take(rows, slice(0, 8))
-    p, strong = model(new["x"]).softmax(1), model(louder(new, mix(4, 0))["x"])
+    p, strong = model(new["x"]).softmax(1), model(shaken(new, mix(4, 0))["x"])
     lessons = [F.cross_entropy(strong[i], p[i].argmax()) for i in range(8) if p[i].max() >= 0.4]
     assert 0 < len(lessons) < 8
     torch.testing.assert_close(added, 2.0 * torch.stack(lessons).sum() / 8)
@@ -33,7 +33,7 @@ def test_the_lesson_is_the_cross_entropy_of_strong_views_with_sure_answers_by_ha
 
 def test_nothing_is_learned_from_what_is_unsure():
     model, rows = net(), batch(5, 8)
-    assert FixMatch(threshold=1.0, strong=louder)(model, rows, classify).loss == classify(model, rows).loss
+    assert FixMatch(threshold=1.0, strong=shaken)(model, rows, classify).loss == classify(model, rows).loss
 
 
 def test_no_gradient_flows_into_the_weak_view():
@@ -61,7 +61,7 @@ def test_each_step_has_a_key_of_its_own_and_a_resumed_run_the_same_ones():
 
         def watching(batch, key):
             found.append(key)
-            return louder(batch, key)
+            return shaken(batch, key)
 
         method.strong = watching
         return found
@@ -70,7 +70,7 @@ def test_each_step_has_a_key_of_its_own_and_a_resumed_run_the_same_ones():
     expected = keys(whole.method)
     whole.learn(adaptation())
     assert len(set(expected)) == len(expected) == 6
-    first = learner(FixMatch(strong=louder), epochs=2)
+    first = learner(FixMatch(strong=shaken), epochs=2)
     for step in first.steps(adaptation()):
         if step.number == 3:
             break

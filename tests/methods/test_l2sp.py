@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from methods.small import (
+    assert_resume_is_exact,
     everything,
     experience,
     heads,
@@ -25,7 +26,6 @@ from everlearn.learner import Learner
 from everlearn.method import Chain
 from everlearn.methods import L2SP, GrowHead
 from everlearn.methods.composition import build
-from everlearn.models import snapshot
 from everlearn.objective import Output, classify, classify_by_task
 from everlearn.streams import Experience
 
@@ -144,17 +144,7 @@ def test_weights_in_half_precision_are_held_as_strongly():
 
 
 def test_resume_is_exact(tmp_path):
-    whole = learner(L2SP(alpha=1.0), norm_net())
-    torch.manual_seed(1)
-    for index in range(2):
-        for step in whole.steps(opposed(index)):
-            if step.number == 8:
-                checkpoint.save(whole.state_dict(), tmp_path / "c")
-    second = learner(L2SP(alpha=1.0), norm_net())
-    second.load_state_dict(checkpoint.load(tmp_path / "c"))
-    for index in range(second.experience, 2):
-        second.learn(opposed(index))
-    assert checkpoint.same(snapshot(whole.model), snapshot(second.model))
+    assert_resume_is_exact(lambda: learner(L2SP(alpha=1.0), norm_net()), [opposed(0), opposed(1)], (1, 8), tmp_path)
 
 
 def test_a_batch_without_labels_has_no_loss_to_add_to():

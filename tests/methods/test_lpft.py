@@ -4,6 +4,7 @@ import pytest
 import torch
 from methods.small import (
     SGD,
+    assert_resume_is_exact,
     drawn,
     everything,
     experience,
@@ -85,19 +86,7 @@ def test_a_process_without_a_share_of_the_first_batch_has_the_head_before_the_st
 
 
 def test_resume_is_exact(tmp_path):
-    whole = learner(LPFT(), norm_net())
-    torch.manual_seed(1)
-    states = []
-    for index in range(2):
-        for step in whole.steps(opposed(index)):
-            checkpoint.save(whole.state_dict(), tmp_path / str(step.number))
-            states.append(step.number)
-    for number in states[1::3]:
-        second = learner(LPFT(), norm_net())
-        second.load_state_dict(checkpoint.load(tmp_path / str(number)))
-        for index in range(second.experience, 2):
-            second.learn(opposed(index))
-        assert checkpoint.same(whole.state_dict(), second.state_dict())
+    assert_resume_is_exact(lambda: learner(LPFT(), norm_net()), [opposed(0), opposed(1)], (2, 5, 8, 11), tmp_path)
 
 
 def test_it_goes_with_methods_that_hold_and_with_tasks():

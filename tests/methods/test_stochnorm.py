@@ -1,11 +1,20 @@
 """StochNorm tosses a coin for each channel, from a generator of its own, and leaves the modules of the model alone."""
 
 import copy
-from functools import partial
 
 import pytest
 import torch
-from methods.small import everything, experience, learner, net, norm_net, opposed, rows, trains_plainly
+from methods.small import (
+    assert_resume_is_exact,
+    everything,
+    experience,
+    learner,
+    net,
+    norm_net,
+    opposed,
+    rows,
+    trains_plainly,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -121,18 +130,10 @@ def test_predictions_and_estimates_are_plain():
 
 
 def test_resume_is_exact_at_each_step(tmp_path):
-    make = partial(learner, epochs=1, accumulate=2)
-    whole = make(StochNorm(), norm_net())
-    torch.manual_seed(1)
-    for index in range(2):
-        for step in whole.steps(opposed(index)):
-            checkpoint.save(whole.state_dict(), tmp_path / str(step.number))
-    for number in range(1, whole.number):
-        second = make(StochNorm(), norm_net())
-        second.load_state_dict(checkpoint.load(tmp_path / str(number)))
-        for index in range(second.experience, 2):
-            second.learn(opposed(index))
-        assert checkpoint.same(whole.state_dict(), second.state_dict())
+    def fresh():
+        return learner(StochNorm(), norm_net(), epochs=1, accumulate=2)
+
+    assert_resume_is_exact(fresh, [opposed(0), opposed(1)], range(1, 6), tmp_path)
 
 
 def test_what_it_cannot_do_is_refused():

@@ -1,10 +1,9 @@
 """Groups wake up by progress; what sleeps is bit for bit as it was, in weights, statistics and optimizer."""
 
-from functools import partial
-
 import pytest
 import torch
-from methods.small import experience, heads, learner, of_task, rows
+from methods.small import DECAYING as OPTIMIZERS
+from methods.small import assert_resume_is_exact, experience, growing, heads, learner, of_task, rows, trains_plainly
 from torch import nn
 
 from everlearn import checkpoint
@@ -15,7 +14,6 @@ from everlearn.method import Chain
 from everlearn.methods.composition import build
 from everlearn.methods.derpp import DERpp
 from everlearn.methods.growth import GrowHead
-from everlearn.methods.naive import Naive
 from everlearn.methods.thaw import Thaw
 from everlearn.models import MLP, snapshot
 from everlearn.models.blocks import named_groups, runs
@@ -23,10 +21,6 @@ from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience
 from everlearn.transfer.freezing import freeze
 
-OPTIMIZERS = {
-    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
-    "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5),
-}
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
@@ -86,14 +80,7 @@ def test_a_gradient_from_outside_of_the_chain_below_wakes_nothing(make):
 
 
 def test_until_0_is_fine_tuning_bit_for_bit():
-    found = []
-    for method in (Naive(), Thaw(until=0)):
-        subject = learner(method, net(), optimizer=OPTIMIZERS["sgd"])
-        torch.manual_seed(3)
-        for index in range(2):
-            subject.learn(experience(index))
-        found.append(snapshot(subject.model))
-    assert checkpoint.same(*found)
+    assert trains_plainly(Thaw(until=0), net, optimizer=OPTIMIZERS["sgd"])
 
 
 def test_the_head_alone_is_logistic_regression_on_features_that_stand_still():
@@ -118,25 +105,11 @@ def test_the_head_alone_is_logistic_regression_on_features_that_stand_still():
     torch.testing.assert_close(model[5].weight, head.weight)
 
 
-@pytest.mark.parametrize("pause", [1, 3, 4, 9])
-def test_resume_is_exact(pause, tmp_path):
+def test_resume_is_exact(tmp_path):
     def fresh():
         return learner(Chain(GrowHead(), Thaw(stages=3)), net(2), optimizer=OPTIMIZERS["adamw"])
 
-    def go(subject, until=None):
-        for index in range(subject.experience, 2):
-            for step in subject.steps(experience(index, classes=(0, 1, 2, 3)[: 2 + 2 * index])):
-                if step.number == until:
-                    return
-
-    whole, first, second = fresh(), fresh(), fresh()
-    for subject, until in ((whole, None), (first, pause)):
-        torch.manual_seed(5)
-        go(subject, until)
-    checkpoint.save(first.state_dict(), tmp_path / "c")
-    second.load_state_dict(checkpoint.load(tmp_path / "c"))
-    go(second)
-    assert checkpoint.same(whole.state_dict(), second.state_dict())
+    assert_resume_is_exact(fresh, growing(), (1, 3, 4, 9), tmp_path)
 
 
 def test_groups_by_name_have_their_own_starts_and_the_rest_comes_last():

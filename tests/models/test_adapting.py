@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from everlearn.models import LoadError, load_weights
 from everlearn.models.adapting import adapted
-from everlearn.transfer.vision_ops import torchvision
+from everlearn.models.vision_ops import torchvision
 
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 

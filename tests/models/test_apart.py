@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from everlearn import checkpoint
+from everlearn.methods import StochNorm
 from everlearn.models import snapshot
 from everlearn.models.apart import apart
 from everlearn.models.views import evaluating
+from everlearn.objective import classify
 
 
 def net():
@@ -75,3 +77,24 @@ def test_rows_of_which_the_side_is_not_known_are_refused_and_nothing_stays_behin
     with pytest.raises(ValueError, match=r"given 5 rows of a batch of 12.*together=True"), apart(model, SIDES):
         model(X[:5])
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_side_of_one_row_is_refused_with_the_way_out_unless_a_row_has_many_places():
+    one, rest = torch.tensor([4]), torch.tensor([0, 1, 2, 3])
+    model, refusal = net(), r"a side of a single row.*reference_size.*drop_last.*together=True"
+    with pytest.raises(ValueError, match=refusal), apart(model, (one, rest)):
+        model(X[:5])
+    norm, x = nn.BatchNorm1d(3), torch.randn(5, 3, 7)
+    with apart(norm, (one, rest)):
+        found = norm(x)
+    torch.testing.assert_close(found[4:], nn.BatchNorm1d(3)(x[4:]))
+
+
+def test_a_method_that_has_another_forward_of_its_own_inside_gives_this_one_back():
+    model, other, batch, after = net(), net(), {"x": X, "y": torch.zeros(12, dtype=torch.int64)}, []
+    for each in (model, other):
+        with apart(each, SIDES):
+            StochNorm(p=0.0 if each is model else 1.0)(each, batch, classify)
+            after.append(each(X))
+        assert not any("forward" in vars(module) for module in each.modules())
+    assert torch.equal(*after)

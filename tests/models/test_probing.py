@@ -149,3 +149,8 @@ def test_what_no_probe_can_be_of_is_refused():
         probed(net().requires_grad_(requires_grad=False), experience(), classify, None, 1.0)
     with pytest.raises(ValueError, match="the head 'head' reads 5 numbers, but 15 go into it for each row"):
         probed(Words(), experience(), classify, "head", 1.0)
+
+
+def test_no_rows_are_no_probe():
+    empty = Columns(x=torch.zeros(0, 5), y=torch.zeros(0, dtype=torch.int64))
+    assert probed(net(), Experience(0, empty, empty), classify, None, 1.0) == {}

@@ -164,3 +164,36 @@ def test_names_that_peft_would_mistake_are_refused():
     parts["a1"], parts["1"] = nn.Linear(4, 4), parts.pop("1")
     with pytest.raises(ValueError, match="peft would take 'a1' for '1'"):
         adapt(nn.Sequential(parts))
+
+
+class Twice(nn.Module):
+    """A layer that runs twice, and one whose weight is also that of another."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 4)
+        self.again = self.first
+        self.left, self.right, self.own = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.right.weight = self.left.weight
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.again(self.first(x).tanh())
+        return self.head(self.own(self.right(self.left(x).tanh())))
+
+
+def test_merging_moves_no_weight_that_stands_in_two_places(tmp_path):
+    torch.manual_seed(1)
+    x, model = torch.randn(8, 4), adapt(Twice(), r=2)
+    learns = {name.split(".")[2] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert learns == {"own", "head"}
+    optimizer = torch.optim.SGD((weight for weight in model.parameters() if weight.requires_grad), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.arange(8) % 3).backward()
+        optimizer.step()
+    wanted = model(x)
+    save_adapter(model, tmp_path)
+    assert torch.equal(load_adapter(Twice(), tmp_path)(x), wanted)
+    torch.testing.assert_close(merge_adapter(model)(x), wanted)

@@ -14,10 +14,13 @@ from torch import nn
 
 from everlearn import UNLABELED
 from everlearn.data import Columns, Subset
-from everlearn.transfer.bases import Base, open_base
-from everlearn.transfer.choosing import Candidate, Choice, choose, stratified
+from everlearn.transfer.bases import Base
+from everlearn.transfer.choice import Candidate, Choice
+from everlearn.transfer.choosing import choose
 from everlearn.transfer.costs import activations, latency
+from everlearn.transfer.opening import open_base
 from everlearn.transfer.preprocessing import ImagePreprocessing
+from everlearn.transfer.sampling import stratified
 from everlearn.transfer.scores import logme
 from everlearn.transfer.strategy import Case, propose
 
@@ -340,3 +343,13 @@ def test_the_page_escapes_names_and_needs_nothing_from_outside():
     links = [attrs["href"] for _, attrs in parser.found if "href" in attrs]
     assert links == ["data:,"]
     assert page.count("circle") >= 25
+
+
+def test_one_base_is_a_choice_too_but_must_stand_in_a_sequence():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
+    data, base = Columns(x=torch.rand(20, 3, 2, 2), y=torch.arange(20) % 2), open_base(model)
+    found = choose(data, [base], scores=["logme"])
+    assert (found.best.rank, len(found.candidates)) == (1, 1)
+    assert found.to_svg() in found.to_html() or "<circle" in found.to_html()
+    with pytest.raises(TypeError, match="a sequence or a mapping of them"):
+        choose(data, base)

@@ -2,15 +2,14 @@
 
 import copy
 import io
-from functools import partial
 
 import pytest
 import torch
-from methods.small import experience, rows
+from methods.small import DECAYING as OPTIMIZERS
+from methods.small import experience
 from torch import nn
 
 from everlearn import checkpoint
-from everlearn.data import Columns
 from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain
@@ -19,12 +18,9 @@ from everlearn.models import MLP, ResNet18, snapshot
 from everlearn.models.blocks import blocks
 from everlearn.models.scope import at_rest
 from everlearn.schedule import inverse_decay
-from everlearn.transfer.freezing import freeze, freeze_as, frozen_report, recompute_statistics, thaw
+from everlearn.transfer.freezing import freeze, freeze_as, thaw
+from everlearn.transfer.frozen import frozen_report
 
-OPTIMIZERS = {
-    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
-    "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5),
-}
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
@@ -137,43 +133,6 @@ def test_adapting_normalisation_moves_its_statistics_and_not_its_weights():
     moved = {name for name, value in body(model).items() if not torch.equal(value, before[name])}
     assert moved == {f"{n}.{part}" for n in (1, 4) for part in ("running_mean", "running_var", "num_batches_tracked")}
     assert modes(model.train()) == [False, True, False, False, True, True, True, True]
-
-
-@pytest.mark.parametrize("count", [20, 17, 2])
-def test_recomputed_statistics_are_those_of_the_rows(count):
-    """The oracle: of the first layer by hand, in batches as even as the last one allows."""
-    model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 4))
-    freeze(model, "0", norm="recompute")
-    data = rows(count)
-    learner(model).learn(experience())
-    assert torch.equal(model[0].running_mean, torch.zeros(5))  # until now it was as if frozen
-    model.train()
-    before, generator = [module.training for module in model.modules()], torch.get_rng_state()
-    assert recompute_statistics(model, data, batch_size=4) == 1
-    x = data.take(torch.arange(count))["x"]
-    parts = x.split(5 if count == 17 else 4)
-    torch.testing.assert_close(model[0].running_mean, x.mean(0))
-    torch.testing.assert_close(model[0].running_var, sum(part.var(0) * len(part) for part in parts) / count)
-    assert [module.training for module in model.modules()] == before
-    assert torch.equal(generator, torch.get_rng_state())
-    assert model[0].momentum == 0.1
-
-
-def test_statistics_are_computed_through_the_view_of_the_learner_with_dropout_off_and_where_it_is_asked_for():
-    model = net()
-    freeze(model, "1")
-    held = {name: value for name, value in snapshot(model).items() if name.startswith("1.")}
-    data = Columns(x=torch.randint(255, (30, 5), dtype=torch.uint8))
-    look = lambda batch, key: batch | {"x": batch["x"].float() / 255}  # noqa: E731
-    assert recompute_statistics(model, data, view=look) == 1
-    assert checkpoint.same(held, {name: value for name, value in snapshot(model).items() if name.startswith("1.")})
-    with torch.no_grad():
-        x = model.eval()[:4](data.take(torch.arange(30))["x"].float() / 255)
-    torch.testing.assert_close(model[4].running_mean, x.mean(0))
-    with pytest.raises(ValueError, match="no batch normalisation whose statistics"):
-        recompute_statistics(MLP(5, (4,), 2), data)
-    with pytest.raises(ValueError, match="at least 2 rows, but there are 1"):
-        recompute_statistics(model, rows(1))
 
 
 def copied(model):
@@ -441,6 +400,8 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_frozen():
         thaw(model, "0", last=1)
     with pytest.raises(ValueError, match="no linear layer that could be the head"):
         freeze(nn.Sequential(nn.Conv2d(1, 2, 3)))
+    with pytest.raises(ValueError, match="Linear has no block before its head, so there is nothing to freeze"):
+        freeze(nn.Linear(3, 2))
     with pytest.raises(ValueError, match="matches no module"):
         thaw(model, "9")
     assert all(weight.requires_grad for weight in model.parameters())
@@ -482,3 +443,34 @@ def test_thawing_the_last_blocks_leaves_the_first():
     thaw(model, last=2)
     assert [weight.requires_grad for weight in model.parameters()] == [False] * 4 + [True] * 4
     assert modes(model.train()) == [False, False, True, True, True, True, True, True]
+
+
+class Tied(nn.Module):
+    """What goes in and what comes out are of the same words."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.body, self.out = nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 6, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, x):
+        return self.out(self.body(self.words(x)))
+
+
+@pytest.mark.parametrize("name", ["words", "out", "out.weight", "o*"])
+def test_a_weight_with_two_names_is_frozen_and_thawed_by_each(name):
+    model = Tied()
+    assert freeze(model, name).frozen == 24
+    assert not model.words.weight.requires_grad
+    assert at_rest(model.train()) == {"words": "frozen", "out": "frozen"}
+    assert thaw(model, name).frozen == 0
+    assert at_rest(model) == {}
+
+
+def test_the_tied_weight_of_a_head_is_not_of_the_body():
+    model = Tied()
+    freeze(model)
+    assert [name for name, weight in model.named_parameters() if not weight.requires_grad] == [
+        "body.weight",
+        "body.bias",
+    ]

@@ -13,8 +13,9 @@ from everlearn import checkpoint
 from everlearn.data import Columns, Subset
 from everlearn.learner import Learner
 from everlearn.models import snapshot
-from everlearn.transfer.freezing import recompute_statistics
+from everlearn.transfer.freezing import freeze
 from everlearn.transfer.merging import GRID, greedy_soup, uniform_soup, validated, wise_ft
+from everlearn.transfer.statistics import recompute_statistics
 
 
 def ends(make=net, seeds=(1,), size=0.1):
@@ -198,3 +199,52 @@ def test_on_digits_the_line_between_two_experiences_knows_both_better_than_its_e
     found = wise_ft(model, before, after, score=validated(held), rows=half)
     assert 0 < found.alpha < 1
     assert found.score > max(found.curve[0][1], found.curve[-1][1]) + 0.05
+
+
+def test_what_is_the_same_in_all_stays_bit_for_bit():
+    """Frozen weights, and the statistics of normalisations that are frozen with them."""
+    model = norm_net()
+    freeze(model)
+    before = snapshot(model)
+    after = before | {name: value + 0.1 for name, value in before.items() if name.startswith("6.")}
+    assert any(name.endswith("running_var") for name in before)
+    for mixed in (wise_ft(model, before, after, alpha=0.3), uniform_soup(model, [before, after, after])):
+        moved = {name for name, value in mixed.weights.items() if not torch.equal(value, before[name])}
+        assert moved == {"6.weight", "6.bias"}
+
+
+def test_whole_numbers_are_those_of_the_last_and_complex_ones_are_mixed():
+    model = nn.Linear(3, 2)
+    for name, value in {
+        "count": torch.tensor(3),
+        "mask": torch.tensor([True]),
+        "phase": torch.tensor([1 + 2j]),
+    }.items():
+        model.register_buffer(name, value)
+    before = snapshot(model)
+    after = before | {"count": torch.tensor(5), "mask": torch.tensor([False]), "phase": torch.tensor([3 + 6j])}
+    found = wise_ft(model, before, after, alpha=0.5).weights
+    assert (int(found["count"]), bool(found["mask"]), complex(found["phase"])) == (5, False, 2 + 4j)
+
+
+def test_a_score_that_is_no_number_chooses_nothing():
+    model, before, after = ends()
+    now = snapshot(model)
+    for mix in (
+        lambda score: wise_ft(model, before, after, score=score),
+        lambda score: greedy_soup(model, [before, after], score),
+    ):
+        with pytest.raises(ValueError, match="is NaN, which is neither better nor worse"):
+            mix(lambda _: float("nan"))
+        assert checkpoint.same(snapshot(model), now)
+
+
+def test_weights_that_are_zero_are_of_one_start_with_themselves_alone():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    nn.init.zeros_(model[0].weight)
+    before = snapshot(model)
+    assert checkpoint.same(wise_ft(model, before, before, alpha=0.5).weights, before)
+    after = before | {"0.weight": torch.ones(3, 3)}
+    with pytest.raises(ValueError, match=r"cosine of 0\.00"):
+        wise_ft(model, before, after, alpha=0.5)
+    assert wise_ft(model, before, after, alpha=0.5, related=-1).weights["0.weight"][0, 0] == 0.5

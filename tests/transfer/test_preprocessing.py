@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from everlearn.data.transforms import Normalize
+from everlearn.models.vision_ops import torchvision
 from everlearn.transfer.preprocessing import (
     ImagePreprocessing,
     TextPreprocessing,
@@ -16,7 +17,6 @@ from everlearn.transfer.preprocessing import (
     from_plain,
     to_plain,
 )
-from everlearn.transfer.vision_ops import torchvision
 
 needs_torchvision = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
@@ -232,3 +232,18 @@ def test_sizes_are_known_before_any_image_is_seen():
     assert ImagePreprocessing((30, 40)).size == ImagePreprocessing((30, 40)).load_size == (30, 40)
     assert ImagePreprocessing(256).size is None
     assert ImagePreprocessing().load_size is None
+
+
+@pytest.mark.parametrize(
+    ("plain", "said"),
+    [
+        ({"kind": "text"}, "needs tokenizer, max_length"),
+        ({"kind": "text", "tokenizer": "", "max_length": True}, "max_length must be"),
+        ({"kind": "image", "channels": 0}, "channels must be a whole number of at least 1, but is 0"),
+        ({"kind": "image", "channels": "3"}, "channels must be"),
+        ({"kind": "image", "resize": True}, "resize must be one length"),
+    ],
+)
+def test_what_a_file_leaves_out_or_gets_wrong_is_named(plain, said):
+    with pytest.raises(ValueError, match=said):
+        from_plain(plain)

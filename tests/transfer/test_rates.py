@@ -12,6 +12,7 @@ from everlearn import checkpoint
 from everlearn.learner import Learner
 from everlearn.method import Chain
 from everlearn.methods import GrowHead, LoRA
+from everlearn.models import snapshot
 from everlearn.objective import classify_by_task
 from everlearn.schedule import inverse_decay, one_cycle, paced, ramp, warmup
 from everlearn.transfer.freezing import freeze, thaw
@@ -292,3 +293,18 @@ def test_a_schedule_of_text_goes_by_progress(text, first, last):
         make_scheduler("inverse:alfa=1")
     with pytest.raises(ValueError, match="share is a part of the way"):
         make_scheduler("warmup:share=2")
+
+
+def test_factors_of_one_are_the_plain_optimizer_bit_for_bit_with_clipping_and_a_tied_head():
+    found = []
+    for by_part in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4, bias=False))
+        model[4].weight = model[2].weight
+        subject = Learner(model, optimizer=grouped(ADAMW, model) if by_part else ADAMW, batch_size=8, clip=0.05)
+        subject.learn(experience())
+        found.append(snapshot(model))
+    assert checkpoint.same(*found)
+    assert [group["name"] for group in subject.optimizer.param_groups] == ["body", "head"]
+    members = [id(weight) for group in subject.optimizer.param_groups for weight in group["params"]]
+    assert sorted(members) == sorted(id(weight) for weight in model.parameters())

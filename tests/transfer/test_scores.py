@@ -185,3 +185,22 @@ def test_a_probe_needs_two_rows_of_each_class(probe):
     with pytest.raises(ValueError, match="at least 2 rows of each class"):
         probe(torch.randn(5, 2), torch.tensor([0, 0, 1, 1, 2]))
     assert 0 <= probe(torch.randn(4, 2), torch.tensor([0, 0, 1, 1])) <= 1
+
+
+@pytest.mark.parametrize(("rows", "width"), [(20, 50), (40, 6)])
+def test_logme_of_a_class_with_one_row_is_the_maximum_of_the_evidence(rows, width):
+    f, _ = data(rows, width, 2)
+    y = (torch.arange(rows) == 7).long()
+    expected = np.mean([most_evident(f.double(), (y == c).double()) / rows for c in (0, 1)])
+    assert logme(f, y) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 6, 9])
+def test_n_leep_has_an_answer_with_fewer_rows_than_components(rows):
+    f = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0))
+    assert -1 <= n_leep(f, torch.arange(rows) % 2) <= 0
+
+
+def test_features_that_never_change_leave_the_h_score_finite():
+    f = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    assert 0 < h_score(torch.cat([f, torch.full((30, 2), 7.0)], 1), torch.arange(30) % 3) < 2

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from everlearn.batch import Batch, move, unlabeled
 from everlearn.models.heads import follow
-from everlearn.models.views import bare, evaluating
+from everlearn.models.views import bare, device_of, evaluating
 from everlearn.objective import Objective, classify
 from everlearn.randomness import unmoved
 
@@ -126,7 +126,7 @@ def ask(model: nn.Module, batch: Given, objective: Objective, *, statistics: boo
     Nothing is changed by that: no buffer, mode or random generator.
     """
     norms = [module for module in model.modules() if isinstance(module, _NormBase)] if statistics else []
-    device = where(model)
+    device = device_of(model)
     with unmoved(device), settled_buffers(model), evaluating(model):
         try:
             for norm in norms:
@@ -140,11 +140,6 @@ def ask(model: nn.Module, batch: Given, objective: Objective, *, statistics: boo
 def columns(batch: Given) -> Batch:
     """The batch; inputs alone are its column "x"."""
     return {"x": batch} if isinstance(batch, Tensor) else batch
-
-
-def where(model: nn.Module) -> torch.device:
-    """The device of the first parameter."""
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 def _both(model: nn.Module, batch: Given, objective: Objective) -> tuple[Tensor, Tensor]:

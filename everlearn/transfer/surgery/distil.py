@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.batch import UNLABELED, Batch, Rows, length, tensor, unlabeled
+from everlearn.data.rows import Around
 from everlearn.learner import Learner, MakeOptimizer
 from everlearn.methods.lwf import distill
 from everlearn.models.views import bare, evaluating
@@ -62,17 +63,10 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Asked(Around):
     """Rows with a column of labels, `UNLABELED` where they have none: an objective then gives a loss."""
 
     rows: Rows
-
-    @property
-    def resident(self) -> bool:
-        return self.rows.resident
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def take(self, index: Tensor, /) -> Batch:
         batch = self.rows.take(index)

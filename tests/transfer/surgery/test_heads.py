@@ -11,10 +11,10 @@ from transfer.surgery.operated import Watched, answer
 from everlearn import Learner
 from everlearn.data import Columns
 from everlearn.models import MLP, grow, pad
+from everlearn.models.vision_ops import torchvision
 from everlearn.objective import Output
 from everlearn.streams import Experience
 from everlearn.transfer.surgery import Part, SurgeryError, class_parts, reclass
-from everlearn.transfer.vision_ops import torchvision
 
 
 def inputs():

@@ -16,8 +16,8 @@ from everlearn.learner import Learner
 from everlearn.methods import GrowHead
 from everlearn.objective import regress
 from everlearn.streams import Experience
-from everlearn.transfer.range_test import RangeTest, _steepest, _ticks, range_test
 from everlearn.transfer.rates import grouped
+from everlearn.transfer.sweep import RangeTest, _steepest, _ticks, range_test
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 

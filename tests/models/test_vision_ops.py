@@ -1,5 +1,6 @@
 """torchvision with and without its compiled operators."""
 
+import subprocess
 import sys
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
@@ -7,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from everlearn.transfer import vision_ops
-from everlearn.transfer.vision_ops import nms, roi_align, torchvision
+from everlearn.models import vision_ops
+from everlearn.models.vision_ops import nms, roi_align, torchvision
 
 needs_torchvision = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
 
@@ -177,3 +178,11 @@ def test_asking_again_registers_nothing_twice():
     libraries = list(vision_ops._LIBRARIES)
     torchvision()
     assert libraries == vision_ops._LIBRARIES
+
+
+def test_hosts_can_be_imported_beside_a_torchvision_without_operators():
+    for host in ("huggingface", "lightning"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import everlearn.hosts.{host}"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """torchvision beside a torch without its compiled operators: the two that detectors need, in torch alone."""
 
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +39,12 @@ def torchvision() -> ModuleType:
         _mend(vision)
     module: ModuleType = vision
     return module
+
+
+def mended() -> None:
+    """Mends torchvision where it is installed: other libraries import it by themselves, and could not."""
+    if find_spec("torchvision") is not None:
+        torchvision()
 
 
 def _declare() -> None:
