@@ -7,14 +7,16 @@ import sys
 from tempfile import TemporaryDirectory
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from everlearn import Memory
 from everlearn.batch import take
 from everlearn.data import Columns
-from everlearn.hosts.huggingface import Continual
+from everlearn.hosts.huggingface import Continual  # first: it mends a torchvision that was made for another torch
 from everlearn.methods import Replay
 from everlearn.streams import by_class
+
+# isort: split
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 TOPICS, WORDS = 6, 10
 
@@ -42,9 +44,8 @@ def main(epochs: int) -> None:
         )  # fmt: skip
         for experience in by_class(rows, rows, [(0, 1), (2, 3), (4, 5)]):
             batch = experience.train.take(torch.arange(len(experience.train)))
-            items = [
-                {n: c[0] for n, c in take(batch, slice(i, i + 1)).items() if n != "y"} for i in range(len(batch["id"]))
-            ]
+            each = (take(batch, slice(place, place + 1)) for place in range(len(experience.train)))
+            items = [{name: column[0] for name, column in row.items() if name != "y"} for row in each]
             trainer = Continual(model, arguments, train_dataset=items, method=method)
             trainer.experience = experience
             trainer.train()

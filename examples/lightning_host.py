@@ -8,7 +8,6 @@ import sys
 import warnings
 from functools import partial
 
-import lightning
 import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
@@ -16,10 +15,13 @@ from torch.utils.data import DataLoader
 from everlearn import Balanced
 from everlearn.batch import Rows
 from everlearn.data import Columns
-from everlearn.hosts.lightning import Continual
+from everlearn.hosts.lightning import Continual  # first: it mends a torchvision that was made for another torch
 from everlearn.methods import Replay
 from everlearn.models import MLP
 from everlearn.streams import by_class
+
+# isort: split
+import lightning
 
 
 def loader(rows: Rows) -> DataLoader[int]:

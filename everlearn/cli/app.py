@@ -172,7 +172,10 @@ def _config(
             flags[name] = [item.strip() for part in value for item in part.split(",")]
     toml = read_toml(given["config"]) if given.get("config") else {}
     underscored = {name.replace("-", "_"): value for name, value in toml.items()}
-    return make({**(defaults or {}), **underscored, **flags}, given.get("config") or "", required)
+    merged = {**(defaults or {}), **underscored, **flags}
+    if merged.get("unlabelled"):
+        merged.setdefault("compare", True)  # what an adaptation is worth shows beside the control only
+    return make(merged, given.get("config") or "", required)
 
 
 def _flags(
@@ -235,7 +238,7 @@ _OF_A_BASE = {
     "method": "A method to be put around the strategy, as in er:memory=2000 for several --data.",
     "strategy": "How the base is tuned: probe, finetune, lpft, l2sp, ..., or for --unlabelled dann, mcc, ...; joined "
     "by +; auto: what the amount of data speaks for. See everlearn methods. (default: auto)",
-    "compare": "Also train by plain fine-tuning on the same labelled rows: the control.",
+    "compare": "Also train by plain fine-tuning on the same rows: the control, by itself where there is --unlabelled.",
     "classes": "The names of the classes, in the order of the outputs (default: as the data has them).",
     "holdout": "The share of the rows with labels that is kept for testing where no test data is given. (default: 0.2)",
 }

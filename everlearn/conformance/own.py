@@ -147,7 +147,7 @@ _TRAITS = {
 """What cannot be read off the fields of a method, or its family."""
 
 
-_NEEDED = ("task labels", "a transformer", "batch normalisation", "a pretrained head")
+_NEEDED = ("task labels", "a transformer", "batch normalisations", "a pretrained head")
 """What the nets and rows of the checks do not all have."""
 
 

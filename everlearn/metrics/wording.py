@@ -100,6 +100,8 @@ def summary(accounts: Sequence[Account]) -> str:
         return f"After {learned}, {known[0].name} has {_outcome(known[0], f'an average {kind} of ')}."
     ranked = sorted(known, key=lambda account: account.average or 0.0, reverse=kind == "accuracy")
     best, worst = ranked[0], ranked[-1]
+    if best is not worst and _outcome(best) == _outcome(worst):
+        return f"{len(known)} methods end alike, with {_outcome(best, f'an average {kind} of ')}."
     text = f"Of {len(accounts)} methods, {best.name} ends best, with {_outcome(best, f'an average {kind} of ')}"
     return f"{text}." if worst is best else f"{text}; {worst.name} ends last, with {_outcome(worst)}."
 

@@ -99,6 +99,7 @@ class Selection:
     def __str__(self) -> str:
         """The scores, the best first, and the warnings.
 
+        >>> import torch
         >>> print(select({"a": Outputs(torch.eye(2)), "b": Outputs(9 * torch.eye(2))}, by="im"))
         chosen by im: b
           b  0.6919

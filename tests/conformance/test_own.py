@@ -31,7 +31,7 @@ def test_every_registered_method_is_on_trial_or_says_why_not():
     entries = registered()
     assert entries.keys() == METHODS.keys()
     declined = {name for name, entry in entries.items() if entry.declined}
-    wanted = {"task labels", "a transformer", "batch normalisation", "a pretrained head"}
+    wanted = {"task labels", "a transformer", "batch normalisations", "a pretrained head"}
     assert declined == {name for name, cls in METHODS.items() if wanted & {*cls.card.needs}}
 
 
