@@ -33,7 +33,7 @@ ALL, MOBILENET = 122, 2_226_434
 """Photographs of a class, and parameters with a head for two classes."""
 PAIRS = {"m2u": "MNIST to USPS", "u2m": "USPS to MNIST", "m2mm": "MNIST to MNIST-M"}
 NAMES = {"scratch": "from scratch", "finetune": "fine-tuning", "lpft": "LP-FT", "l2sp": "L2-SP"}
-NAMES |= {"source": "source only", "seen": "control"}
+NAMES |= {"lpft-settled": "LP-FT, norms settled", "source": "source only", "seen": "control"}
 STEPS = {"at 25 %": 0.25, "at 50 %": 0.5, "accuracy": 1.0}
 MARKS = {"target": "after the last step", "by im": "at the step chosen without labels", "ORACLE": "ORACLE"}
 MARKS |= {"source": "on the source"}

@@ -116,7 +116,7 @@ RULES = (
         Proposal(
             "probe", "", "so few rows move a body more at random than to the purpose: learn a head on features as "
             "they are",
-            "Kumar et al. 2022, arXiv:2202.10054",
+            "Kumar et al. 2022, arXiv:2202.10054; measured: ants and bees, 5 and 10 a class",
         ),
     ),
     Rule(
@@ -135,7 +135,8 @@ RULES = (
         Proposal(
             "lpft", "l2sp", "few rows: train the head first, so that the body is not distorted by a head that knows "
             "nothing, and pull the weights to where they began; regularised transfer gains 4 to 8 points at 15 % of "
-            "the rows of three benchmarks, and 0 to 3 at all of them",
+            "the rows of three benchmarks, and 0 to 3 at all of them. Where batches are small, settle the batch norms "
+            "(lpft:settled=true): at 20 photographs a class that made 85 %, without 78 %, a probe 82 %",
             "Kumar et al. 2022, arXiv:2202.10054; Li et al. 2018, arXiv:1802.01483; benchmark of TLlib",
         ),
     ),

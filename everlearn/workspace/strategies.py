@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from everlearn.methods import METHODS
-from everlearn.spec import one_of, parse_chain
+from everlearn.spec import Spec, one_of, parse_chain
 from everlearn.transfer.strategy import Case, Proposal
 from everlearn.transfer.strategy import propose as of_case
 from everlearn.workspace.arrivals import Data
@@ -64,15 +64,20 @@ def recipe_of(strategy: str) -> Recipe:
 
     A name that is unknown is a ValueError that lists all.
 
-    >>> recipe_of("lpft+l2sp").method
-    'lpft+l2sp'
+    >>> recipe_of("lpft:settled=true+l2sp")
+    Recipe(method='lpft:settled=True+l2sp', optimizer='sgd:lr=0.001,momentum=0.9', weights='')
     """
-    first, *others = [str(spec) for spec in parse_chain(strategy)]
-    for spec in parse_chain(strategy):
+    specs = parse_chain(strategy)
+    for spec in specs:
         one_of("strategy", spec.name, known())
-    recipe = STRATEGIES.get(first, Recipe(first, _HEAD))
-    chain = [text for text in (recipe.method, *(recipe_of(other).method for other in others)) if text != "naive"]
-    return replace(recipe, method="+".join(chain) or "naive")
+    recipes = [STRATEGIES.get(spec.name, Recipe(spec.name, _HEAD)) for spec in specs]
+    chain = []
+    for spec, recipe in zip(specs, recipes, strict=True):
+        if spec.settings and recipe.method == "naive":
+            raise ValueError(f"the strategy {spec.name} has no settings, but {spec} gives it some; leave them out")
+        if recipe.method != "naive":
+            chain.append(str(Spec(recipe.method, spec.settings)))
+    return replace(recipes[0], method="+".join(chain) or "naive")
 
 
 def _sensible(config: Config, method: str) -> None:

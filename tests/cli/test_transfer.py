@@ -175,6 +175,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(asked, shop, dusk, tmp
         ({"base": "nowhere.py:Net"}, r"no file .*nowhere.py"),
         ({"freeze": "bodi.*"}, "bodi"),
         ({"freeze": "body,head"}, "nothing"),
+        ({"strategy": "finetune:rate=1"}, "the strategy finetune has no settings"),
         ({"base": None}, "--base must be given"),
         ({"norm": "adapt"}, "none is; say which by --freeze"),
         ({"freeze": "body", "norm": "recompute"}, "has no batch normalisation whose statistics"),

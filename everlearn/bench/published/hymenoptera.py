@@ -15,6 +15,7 @@ STRATEGIES = {
     "probe": ("probe", {}),
     "finetune": ("naive", {}),
     "lpft": ("lpft", {"head": 1.0}),
+    "lpft-settled": ("lpft:settled=true", {"head": 1.0}),
     "l2sp": ("l2sp", {}),
 }
 
