@@ -10,7 +10,7 @@ demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without pr
 	$(BIN)/everlearn demo --out demo
 
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.dev  ## style, types, import directions, doctests
 	$(BIN)/ruff check .

@@ -4,8 +4,8 @@
 
 Five bases: MobileNetV2 of ImageNet at 224 pixels (or `--side`), ResNet-20 of CIFAR-10, and one small ResNet three
 times: trained here on the superclasses of CIFAR-100, trained here on MNIST, and with random weights; all three at 32
-pixels. Three data sets: ants and bees (244 rows), digits of USPS (1,000 rows of it), and ten classes of CIFAR-100
-(1,000 rows), which the superclasses are learned without. Scores see the training rows only. Fine-tuning is that of
+pixels. Three data sets: ants and bees (244 rows), digits of USPS (500 rows of it), and ten classes of CIFAR-100
+(500 rows), which the superclasses are learned without. Scores see the training rows only. Fine-tuning is that of
 all weights, by SGD with momentum and a cosine, with the learning rate of a grid that is best on a fifth of the
 training rows, held out; the accuracy is that on test rows, the mean over seeds.
 """
@@ -52,9 +52,9 @@ HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 class Scale:
     """How much is done."""
 
-    rows: int = 1000
-    steps: int = 60
-    pretraining: int = 300
+    rows: int = 500
+    steps: int = 50
+    pretraining: int = 150
     side: int = 224
     """Of the input of MobileNetV2, in pixels."""
     pretrained: int = 10_000
