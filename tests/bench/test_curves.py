@@ -41,7 +41,8 @@ def moved(name, target):
 def rows():
     found = {}
     for shots, means in {"-5": (50, 80, 78, 79, 76), "-20": (55, 88, 89, 92, 93), "": (60, 90, 94, 94.5, 93)}.items():
-        for strategy, mean in zip(curves.STRATEGIES, means, strict=True):
+        five = (name for name in curves.STRATEGIES if name != "lpft-settled")  # a row that is not there is left out
+        for strategy, mean in zip(five, means, strict=True):
             found |= tuned(f"hymenoptera-{strategy}{shots}", mean)
     for name, mean in {"source": 60, "seen": 70, "dann": 85, "cdan": 88, "mcc": 80}.items():
         found |= moved(f"m2u-{name}", mean)
