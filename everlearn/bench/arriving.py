@@ -38,7 +38,8 @@ HEADS = {"ncm": "ncm", "slda": "slda:eps=1e-2", "ranpac": "ranpac:M=2000"}
 class Arriving:
     """MobileNetV2 on CIFAR-100, enlarged, 100 training rows a class, ten new classes at a time in an order by seed.
 
-    A body that is tuned learns by the row's method; over one that is not, all `HEADS` learn, with scores of their own.
+    A body that is tuned, by each arrival or the first, is so by the row's method; over one that is not, or no more, all
+    `HEADS` learn, with scores of their own.
 
     "accuracy" is over all classes after the last arrival, in %, "anytime" the mean of that over all classes so far
     after each arrival, and "forgetting" in points.
@@ -83,7 +84,7 @@ class Arriving:
             if self.body == "tuned":
                 return self._through(self._learner(build(method, seed=mix(seed, 4)), base.module, view, seed), stream)
             if self.body == "adapted":
-                self._learner(build("lpft"), base.module, view, seed).learn(stream[0])
+                self._learner(build(method), base.module, view, seed).learn(stream[0])
             base.module.to(self.device)
             seen = list(frozen(stream, base.module, head=base.head, view=view, batch_size=128))
         found: dict[str, float] = {}

@@ -48,6 +48,8 @@ def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
     known = [parameter.name for parameter in parameters(cls)]
     settings = ({"seed": seed} if "seed" in known else {}) | dict(spec.settings)
     made: Any = {field.name: field.type for field in fields(cls)}.get("memory")
+    if made == Memory | None:  # of use without one, too
+        made = Memory if settings.get("memory") is not None else None
     if made is Memory:  # else there is none, or one that goes with the method
         known += ["keep"]
         made = MEMORIES[one_of("memory", str(settings.pop("keep", memory)), MEMORIES)]
@@ -92,7 +94,7 @@ def parameters(cls: type[Method]) -> list[Parameter]:
     return [
         Parameter(
             field.name.rstrip("_"),
-            2000 if field.name == "memory" else None if field.default is MISSING else field.default,
+            field.default if field.default is not MISSING else 2000 if field.name == "memory" else None,
             "rows or bytes" if field.name == "memory" else str(field.type),
         )
         for field in sorted(fields(cls), key=lambda field: field.kw_only is True)  # what is its own comes first

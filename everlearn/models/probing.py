@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everlearn.batch import Rows
 from everlearn.models.body import looked
 from everlearn.models.heads import head_of, own_parameters
 from everlearn.models.nets import head_for
@@ -12,11 +13,20 @@ from everlearn.objective import Objective, known
 from everlearn.streams.experience import Experience
 
 
-def probed(model: nn.Module, experience: Experience, objective: Objective, head: str | None, C: float) -> Weights:  # noqa: N803 (scikit-learn's name)
+def probed(
+    model: nn.Module,
+    experience: Experience,
+    objective: Objective,
+    head: str | None,
+    C: float,  # noqa: N803 (scikit-learn's name)
+    *,
+    old: Rows | None = None,
+) -> Weights:
     """The weights of the head, by name, that are best for the labelled rows of the experience; the model stays.
 
-    The body sees each row once, in eval mode. What is solved for is the rows of the classes that have labelled rows;
-    the other rows of the head stay, and take part as the rivals that they are. Nothing, where there is no label.
+    So they are for those of its reference, and of the past (`old`). The body sees each row once, in eval mode. What is
+    solved for is the rows of the classes that have labelled rows; the other rows of the head stay, and take part as
+    the rivals that they are. Nothing, where there is no label.
     """
     if not C > 0:
         raise ValueError(f"C, the weight of the rows against the penalty, must be above 0, but is {C!r}")
@@ -25,7 +35,7 @@ def probed(model: nn.Module, experience: Experience, objective: Objective, head:
     own = own_parameters(bare(model), name)
     if not all(part.requires_grad for part in own.values()):
         raise ValueError(f"the head {name!r} is frozen, but a probe is about nothing else; thaw it, or name another")
-    parts = [rows for rows in (experience.train, experience.reference) if rows is not None]
+    parts = [rows for rows in (experience.train, experience.reference, old) if rows is not None]
     found = [pair for rows in parts for pair in looked(model, rows, torch.arange(len(rows)), objective, head)]
     if not found:
         return {}
@@ -38,8 +48,8 @@ def probed(model: nn.Module, experience: Experience, objective: Objective, head:
             "is of one vector a row: name the layer that reads it with head="
         )
     known(y, layer.out_features)
-    old = {part: value.detach()[: layer.out_features].cpu().double() for part, value in own.items()}
-    new = refitted(x.double(), y, old["weight"], old.get("bias"), C)
+    now = {part: value.detach()[: layer.out_features].cpu().double() for part, value in own.items()}
+    new = refitted(x.double(), y, now["weight"], now.get("bias"), C)
     return {
         f"{name}.{part}".lstrip("."): value.to(own[part])
         for part, value in zip(("weight", "bias"), new, strict=True)
