@@ -1,7 +1,7 @@
 """The loop. It owns time: the optimizer, the order of the data, the place reached."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -224,6 +224,21 @@ class Learner:
         if "id" not in batch:
             batch = batch | {"id": torch.arange(length(batch)) + _STREAM + (self.number << 24)}
         return self._update(batch)
+
+    @contextmanager
+    def changing(self) -> Iterator[nn.Module]:
+        """Lends the model to be changed between two steps: a head grows, a layer gets more inputs, a part is frozen.
+
+        The optimizer goes on with what it knows of the weights that stay, and gets those that are new.
+        """
+        before = self._named()
+        try:
+            yield bare(self.model)
+        finally:
+            if self.optimizer is not None:
+                follow(self.optimizer, before, self._named())
+                self._follow_scope(self.optimizer, before)
+            self._live = None
 
     def stop(self) -> None:
         """Makes the current experience end after this step, as if its data had run out."""

@@ -16,7 +16,7 @@ from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain, Method, Stateful
 from everlearn.methods import DER, EWC, SCR, SI, GrowHead, LwF, Naive, Replay
-from everlearn.models import snapshot
+from everlearn.models import grow, snapshot
 from everlearn.objective import Output, classify
 from everlearn.streams import Experience
 
@@ -733,3 +733,32 @@ def test_half_precision_learns_and_goes_on_exactly(precision):
     second.learn(experience())
     assert checkpoint.same(whole.state_dict(), second.state_dict())
     assert {value.dtype for value in snapshot(whole.model).values()} == {torch.float32}
+
+
+def test_a_model_that_is_changed_between_two_steps_keeps_the_momenta_of_what_stays():
+    torch.manual_seed(0)
+    learner = Learner(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), optimizer=ADAM)
+    batch = {"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 0, 1])}
+    learner.observe(batch)
+    old = learner.model[2].weight
+    before = learner.optimizer.state[old]["exp_avg"].clone()
+    with learner.changing() as model:
+        grow(model, 3)
+    new = learner.model[2].weight
+    assert new is not old
+    assert torch.equal(learner.optimizer.state[new]["exp_avg"][:2], before)
+    assert learner.optimizer.state[new]["step"] == 1
+    learner.observe(batch | {"y": torch.tensor([2, 2, 0, 1])})
+    assert learner.optimizer.state[new]["exp_avg"][2].any()
+
+
+def test_a_part_that_is_frozen_between_two_steps_moves_no_more():
+    torch.manual_seed(0)
+    learner = Learner(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), optimizer=SGD)
+    batch = {"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 0, 1])}
+    learner.observe(batch)
+    with learner.changing() as model:
+        model[0].requires_grad_(requires_grad=False)
+    kept = learner.model[0].weight.detach().clone()
+    learner.observe(batch)
+    assert torch.equal(learner.model[0].weight, kept)
