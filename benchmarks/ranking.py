@@ -18,23 +18,23 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from statistics import mean
-from zipfile import ZipFile
 
 import numpy as np
 import torch
 from measure import machine
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from everlearn import Experience, Learner
+from everlearn.batch import Rows
+from everlearn.bench.domains import PHOTOGRAPHS, photographs
+from everlearn.bench.tuned import hymenoptera
 from everlearn.data import Columns, Subset
+from everlearn.data.arrays import load_arrays
 from everlearn.models import ResNet18
 from everlearn.transfer.bases import Base
 from everlearn.transfer.choosing import choose
@@ -77,45 +77,33 @@ class Data:
 # -- data -----------------------------------------------------------------------------------------------------
 
 
-def hymenoptera(folder: Path) -> Data:
-    """Ants and bees: the square in the middle, 256 pixels wide."""
-    parts: dict[str, tuple[list[Tensor], list[int]]] = {"train": ([], []), "val": ([], [])}
-    with ZipFile(folder / "hymenoptera" / "hymenoptera_256.zip") as archive:
-        for name in sorted(archive.namelist()):
-            if name.endswith(".jpg"):
-                part, animal = name.split("/")[-3:-1]
-                image = Image.open(BytesIO(archive.read(name))).convert("RGB")
-                side = min(image.size)
-                left, top = (image.width - side) // 2, (image.height - side) // 2
-                square = image.crop((left, top, left + side, top + side)).resize((256, 256), Image.Resampling.BILINEAR)
-                parts[part][0].append(torch.from_numpy(np.array(square)).permute(2, 0, 1))
-                parts[part][1].append(("ants", "bees").index(animal))
-    return Data(*(Columns(x=torch.stack(x), y=torch.tensor(y)) for x, y in parts.values()), classes=2)
+def ants_and_bees(folder: Path) -> Data:
+    """The square in the middle, 256 pixels wide."""
+    found = hymenoptera(folder)
+    return Data(*(everything(rows) for rows in (found.train, found.test)), classes=2)
 
 
 def grey(folder: Path, name: str) -> Data:
     """MNIST or USPS, as images of three channels that are alike."""
-    with np.load(folder / name / f"{name}.npz", allow_pickle=False) as file:
-        parts = [
-            Columns(
-                x=torch.from_numpy(file[f"x_{part}"])
-                .reshape(-1, 1, *file[f"x_{part}"].shape[1:3])
-                .expand(-1, 3, -1, -1),
-                y=torch.from_numpy(file[f"y_{part}"]).long(),
-            )
-            for part in ("train", "test")
-        ]
-    return Data(*parts, classes=10)
+    archive = folder / name / f"{name}.npz"
+    parts = [everything(load_arrays(archive, split=split).rows) for split in ("train", "test")]
+    return Data(*(Columns(x=_rgb(part.column("x")), y=part.column("y")) for part in parts), classes=10)
+
+
+def _rgb(x: Tensor) -> Tensor:
+    return x.reshape(-1, 1, *x.shape[-2:]).expand(-1, 3, -1, -1)
+
+
+def everything(rows: Rows) -> Columns:
+    return Columns(rows.take(torch.arange(len(rows))))
 
 
 def cifar100(folder: Path, part: str) -> tuple[Tensor, Tensor, Tensor]:
     """Images, labels, and the superclass of each label."""
-    name = {"train": "cifar100_train10k_webp.npz", "test": "cifar100_test_webp.npz"}[part]
-    with np.load(folder / "cifar100" / name, allow_pickle=False) as file:
-        data, ends, y, coarse = (file[name] for name in ("data", "offsets", "y", "fine_to_coarse"))
-    images = [Image.open(BytesIO(data[a:b].tobytes())).convert("RGB") for a, b in pairwise(ends)]
-    x = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
-    return x, torch.from_numpy(y).long(), torch.from_numpy(coarse).long()
+    archive = folder / "cifar100" / PHOTOGRAPHS[part]
+    with np.load(archive, allow_pickle=False) as file:
+        y, coarse = (torch.from_numpy(file[name]).long() for name in ("y", "fine_to_coarse"))
+    return photographs(archive), y, coarse
 
 
 def cifar(folder: Path) -> tuple[Data, Columns]:
@@ -280,7 +268,7 @@ def main() -> None:
         time.perf_counter(),
     )
     ten, superclasses = cifar(folder)
-    sets = {"hymenoptera": hymenoptera(folder), "usps": grey(folder, "usps"), "cifar-100, 10 classes": ten}
+    sets = {"hymenoptera": ants_and_bees(folder), "usps": grey(folder, "usps"), "cifar-100, 10 classes": ten}
     sets = {name: few(data, scale.rows) for name, data in sets.items()}
     contenders = bases(folder, superclasses, scale, given.device)
     print(f"data and bases: {time.perf_counter() - begin:.0f} s", flush=True)
