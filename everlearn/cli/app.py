@@ -142,6 +142,10 @@ def choose(  # noqa: PLR0917 (typer gives all of them by name)
         list[str] | None,
         typer.Option(help="The weights of a base that has none of its own; repeat.", metavar="BASE=FILE"),
     ] = None,
+    normalize: Annotated[
+        list[str] | None,
+        typer.Option(help="What a base was trained on, if not what its library says; repeat.", metavar="BASE=VALUE"),
+    ] = None,
     rows: Annotated[int, typer.Option(help="Look at this many rows at most, of each class its share.", min=4)] = 2000,
     score: Annotated[str, typer.Option(help="What ranks them; ridge is there, too.")] = "logme,h-score,n-leep,knn",
     out: Annotated[Path | None, typer.Option(help="Written: FILE.json, .svg or .html.", metavar="FILE")] = None,
@@ -154,8 +158,8 @@ def choose(  # noqa: PLR0917 (typer gives all of them by name)
     from everlearn.cli.choose import compared
 
     compared(
-        data, bases, weights or [], scores=score, most=rows, out=out, out_of_distribution=ood, size=size,
-        device=device, seed=seed,
+        data, bases, weights or [], normalize=normalize or [], scores=score, most=rows, out=out,
+        out_of_distribution=ood, size=size, device=device, seed=seed,
     )  # fmt: skip
 
 

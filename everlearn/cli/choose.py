@@ -17,7 +17,9 @@ from everlearn.transfer.bases import Base
 from everlearn.transfer.choice import Choice
 from everlearn.transfer.choosing import choose
 from everlearn.transfer.opening import open_base
+from everlearn.transfer.preprocessing import changed
 from everlearn.transfer.scores import CAUTION
+from everlearn.workspace.model import moments
 
 SUFFIXES = (".html", ".json", ".svg")
 _LIBRARIES = ("torchvision", "timm", "hf")
@@ -29,6 +31,7 @@ def compared(
     bases: str,
     weights: Sequence[str],
     *,
+    normalize: Sequence[str],
     scores: str,
     most: int,
     out: Path | None,
@@ -40,7 +43,9 @@ def compared(
     """Opens the bases, ranks them by the rows, shows what came out, and writes it to `out`."""
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--out {out} must end in one of {', '.join(SUFFIXES)}, which says what is written")
-    opened = {name: _opened(name, file, device) for name, file in _files(bases, weights).items()}
+    named = _named(bases)
+    files, seen = _by_base(named, "weights", weights, "model.pth"), _by_base(named, "normalize", normalize, "imagenet")
+    opened = {name: _opened(name, files.get(name), seen.get(name), device) for name in named}
     sources: dict[tuple[Any, ...], Source] = {}
 
     def rows(base: Base) -> Rows:
@@ -65,8 +70,9 @@ def compared(
     for line in (looked, CAUTION):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     console.print(choice.summary(), markup=False, soft_wrap=True)
-    best, file = choice.best.name, _files(bases, weights)[choice.best.name]
-    given = ["--base", best, *(("--weights", file) if file else ()), "--data", str(data)]
+    best = choice.best.name
+    own = {"--weights": files.get(best), "--normalize": seen.get(best)}
+    given = ["--base", best, *(word for pair in own.items() if pair[1] for word in pair), "--data", str(data)]
     words = ["everlearn", "transfer", *given, "--strategy", choice.proposal.name, "--out", "tuned"]
     console.print(f"Next: {shlex.join(words)}", markup=False, soft_wrap=True)
     if out is not None:
@@ -80,11 +86,11 @@ def _content(choice: Choice, suffix: str) -> str:
     return choice.to_svg() if suffix == ".svg" else choice.to_html()
 
 
-def _files(bases: str, weights: Sequence[str]) -> dict[str, str | None]:
-    """The file of weights of each base that is named, None where it has none of its own.
+def _named(bases: str) -> list[str]:
+    """The bases that are named, joined by commas.
 
-    >>> _files("net.py:Net(outputs=3,width=4),timm:resnet18", ["net.py:Net(outputs=3,width=4)=a.pth"])
-    {'net.py:Net(outputs=3,width=4)': 'a.pth', 'timm:resnet18': None}
+    >>> _named("net.py:Net(outputs=3,width=4),timm:resnet18")
+    ['net.py:Net(outputs=3,width=4)', 'timm:resnet18']
     """
     named = [part.strip() for part in re.split(r",(?![^(]*\))", bases)]  # a comma in brackets is part of a base
     if not all(named):
@@ -92,16 +98,26 @@ def _files(bases: str, weights: Sequence[str]) -> dict[str, str | None]:
     if len(set(named)) < len(named):
         twice = next(name for name in named if named.count(name) > 1)
         raise ValueError(f"--bases names {twice!r} twice; name each base once")
-    files: dict[str, str | None] = dict.fromkeys(named)
-    for text in weights:
-        name, equals, file = text.rpartition("=")
-        if not equals or not name or not file:
-            raise ValueError(f"cannot read --weights {text!r}; expected BASE=FILE, as in {named[0]}=model.pth")
-        files[one_of("base", name, named)] = file
-    return files
+    return named
 
 
-def _opened(name: str, file: str | None, device: str) -> Base:
+def _by_base(named: Sequence[str], option: str, given: Sequence[str], example: str) -> dict[str, str]:
+    """What an option says of some bases, as BASE=VALUE.
+
+    >>> _by_base(["net.py:Net(width=4)", "timm:resnet18"], "weights", ["net.py:Net(width=4)=a.pth"], "model.pth")
+    {'net.py:Net(width=4)': 'a.pth'}
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        if not equals or not name or not value:
+            kind = "FILE" if option == "weights" else "VALUE"
+            raise ValueError(f"cannot read --{option} {text!r}; expected BASE={kind}, as in {named[0]}={example}")
+        found[one_of("base", name, named)] = value
+    return found
+
+
+def _opened(name: str, file: str | None, normalize: str | None, device: str) -> Base:
     """The base with its weights; a ValueError if it has none."""
     default = "default" if name.partition(":")[0] in _LIBRARIES else None
     try:
@@ -113,6 +129,8 @@ def _opened(name: str, file: str | None, device: str) -> Base:
             f"the base {name} has no weights, so its features would be those of chance; give a file: --weights "
             f"{name}=FILE"
         )
+    if normalize is not None:
+        base.preprocessing = changed(base.preprocessing, moments(normalize))
     try:
         base.module.to(device)
     except (RuntimeError, AssertionError) as error:  # torch knows no such device, or was built without it

@@ -101,11 +101,16 @@ def _asked(config: Config) -> dict[str, Any]:
     """What the config says of the input of a base, in place of the base's own."""
     asked: dict[str, Any] = {}
     if config.normalize:
-        normalize = view(normalize=normalization(config.normalize)).normalize
-        asked |= {"mean": normalize and normalize.mean, "std": normalize and normalize.std}
+        asked |= moments(config.normalize)
     if config.size:
         asked |= {"resize": two_sides(sides(config.size)), "crop": None}
     return asked
+
+
+def moments(normalize: str) -> dict[str, Any]:
+    """The mean and the standard deviation of each channel that --normalize says; None where nothing is scaled."""
+    said = view(normalize=normalization(normalize)).normalize
+    return {"mean": said and said.mean, "std": said and said.std}
 
 
 _LIBRARIES = ("torchvision", "timm", "hf")

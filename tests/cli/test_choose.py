@@ -37,6 +37,20 @@ def test_bases_are_shown_with_scores_costs_and_a_strategy(asked, shop):
     assert contents(shop.folder) == before
 
 
+def test_a_base_sees_rows_as_it_was_trained_on_them(everlearn, shop, tmp_path):
+    random = np.random.default_rng(0)
+    for animal in ("cat", "dog"):
+        photos(tmp_path / "zoo" / animal, random, colour=COLOURS[animal], count=12)
+    base, scores = shop.model("Photo"), []
+    for more in ((), ("--normalize", f"{base}=0.9,0.9,0.9:0.01,0.02,0.04")):
+        given = ("--data", tmp_path / "zoo", "--bases", base, "--weights", f"{base}={shop / 'photo.safetensors'}")
+        said = everlearn("choose", *given, *more, "--score", "logme", "--out", tmp_path / f"{len(more)}.json")
+        assert (said.code, said.err) == (0, "")
+        scores.append(json.loads((tmp_path / f"{len(more)}.json").read_text())["candidates"][0]["scores"]["logme"])
+    assert scores[0] != scores[1]
+    assert "--normalize" in said.out  # what comes next says it, too
+
+
 def test_help_does_not_import_torch():
     program = "import sys; sys.argv = ['everlearn', 'choose', '--help']; from everlearn.cli import main\n"
     program += "try: main()\nexcept SystemExit: print('torch' in sys.modules, 'sklearn' in sys.modules)"
