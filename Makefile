@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench published transfer conformance docs crash thousand clean
+.PHONY: demo test check bench published transfer conformance contract docs crash thousand clean
 
 demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without protection
 	$(BIN)/everlearn demo --out demo
@@ -31,6 +31,9 @@ transfer: $(VENV)/.dev  ## what ways of transfer are worth, measured again; hour
 conformance: $(VENV)/.dev  ## every method through the checks of everlearn.conformance
 	$(BIN)/python -m everlearn.conformance
 
+contract: $(VENV)/.dev  ## every method, each property, each kind of model: in the tests each kind has its turn
+	EVERLEARN_CONTRACT=all $(BIN)/python -m pytest tests/contract tests/conformance tests/equivalence -n auto --maxprocesses 4 --dist worksteal
+
 docs: $(VENV)/.dev  ## the documentation, in site/
 	$(BIN)/mkdocs build --strict
 
@@ -38,7 +41,7 @@ crash: $(VENV)/.dev  ## kill -9, more often than in the tests
 	EVERLEARN_KILLS=200 $(BIN)/python -m pytest tests/crash -n 2
 
 thousand: $(VENV)/.dev  ## a thousand experiences with every method: what is kept does not grow
-	EVERLEARN_THOUSAND=all $(BIN)/python -m pytest tests/contract -k thousand -n 2 --dist worksteal
+	EVERLEARN_THOUSAND=all $(BIN)/python -m pytest tests/contract tests/conformance -k many_ -n 2 --dist worksteal
 
 # torch first and by its pin, so that nothing else decides which build is taken.
 $(VENV)/.torch: constraints.txt

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
+import hedge
+import online
 import parts
 import torch
 import training
@@ -22,7 +24,7 @@ from measure import Line, machine
 from rich.console import Console
 from rich.table import Table
 
-FAMILIES = (*training.WORKS, "fisher", "closed-form", "memory", "augmentation", "logme", "start")
+FAMILIES = (*training.WORKS, "fisher", "closed-form", "memory", "augmentation", "logme", "online", "hedge", "start")
 CHOICES = (*FAMILIES, *(f"{work}/{method}" for work in training.WORKS for method in training.goals(work)))
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 
@@ -42,6 +44,8 @@ def measure(family: str, only: list[str], runs: int, threads: int, *, quick: boo
         "memory": parts.memory,
         "augmentation": parts.augmentation,
         "logme": parts.transferability,
+        "online": online.stream,
+        "hedge": lambda runs, quick: hedge.lines(steps=50 if quick else 200, runs=runs),
     }
     return list(measured[family](runs, quick=quick))
 

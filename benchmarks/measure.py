@@ -78,6 +78,12 @@ def per_second(count: float, took: Sequence[float]) -> str:
     return f"{count / median(took):,.0f}"
 
 
+def resident() -> int | None:
+    """Bytes of this process that are in RAM; None where the system does not tell."""
+    about = Path("/proc/self/statm")
+    return int(about.read_text().split()[1]) * 4096 if about.exists() else None
+
+
 def machine(threads: int) -> dict[str, object]:
     """What was measured on, and how busy it was when that began."""
     return {

@@ -4,13 +4,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import bare
 import torch
-from measure import Line, interleaved, per_second, ratios, seconds, times
+from measure import Line, interleaved, per_second, ratios, resident, seconds, times
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -114,7 +113,7 @@ def memory(runs: int, *, quick: bool) -> Iterator[Line]:
     for first in range(0, 40 * size, size):
         warm.add(batch(first))
     warm.sample(size)
-    before = _resident()
+    before = resident()
     ours = Memory(rows)
     filled = 0
     while len(ours) < rows:
@@ -123,7 +122,7 @@ def memory(runs: int, *, quick: bool) -> Iterator[Line]:
     ours.sample(size)
     raw = rows * (x[0].numel() + 8)  # pixels and label
     if before is not None:
-        grown = (_resident() or 0) - before
+        grown = (resident() or 0) - before
         yield Line(
             "memory", "bytes a row", (grown / raw,), "of raw", 1.03, more_is_better=False,
             detail=f"{grown / rows:,.0f} bytes, measured on the process",
@@ -168,12 +167,6 @@ def memory(runs: int, *, quick: bool) -> Iterator[Line]:
 
 def _columns(batch: Batch) -> tuple[torch.Tensor, ...]:
     return batch["x"], batch["y"], batch["id"]
-
-
-def _resident() -> int | None:
-    """Bytes of this process that are in RAM; None where the system does not tell."""
-    about = Path("/proc/self/statm")
-    return int(about.read_text().split()[1]) * 4096 if about.exists() else None
 
 
 def augmentation(runs: int, *, quick: bool) -> Iterator[Line]:

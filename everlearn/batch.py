@@ -45,12 +45,16 @@ def length(batch: Batch) -> int:
     >>> length({"x": torch.zeros(3, 2), "text": ["a", "b", "c"]})
     3
     """
-    return len(next(iter(batch.values()))) if batch else 0
+    return _count(next(iter(batch.values()))) if batch else 0
+
+
+def _count(column: Column) -> int:
+    return column.shape[0] if isinstance(column, Tensor) and column.dim() else len(column)  # len() of a tensor is slow
 
 
 def check(batch: Batch) -> None:
     """Raises a ValueError unless all columns have the same length."""
-    if len(set(map(len, batch.values()))) > 1:
+    if len(set(map(_count, batch.values()))) > 1:
         lengths = {name: len(column) for name, column in batch.items()}
         raise ValueError(f"the columns of a batch must have one length, but these have {lengths}")
 
@@ -137,7 +141,7 @@ def unanswered(batch: Batch) -> Batch:
 def move(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`."""
     return {
-        name: column.to(device, non_blocking=True) if isinstance(column, Tensor) else column
+        name: column.to(device, non_blocking=True) if isinstance(column, Tensor) and column.device != device else column
         for name, column in batch.items()
     }
 

@@ -29,6 +29,17 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {value!r}")
 
 
+def fusable(*, compiled: bool, precision: str, accumulate: int) -> None:
+    """Raises a ValueError where one graph cannot hold what makes up a step."""
+    if compiled:
+        raise ValueError("fused=True and compile=True are two ways to make a step of graphs; take one")
+    if precision != "float32" or accumulate != 1:
+        raise ValueError(
+            f"fused=True computes a batch at once, in float32; it was given precision={precision!r} and "
+            f"accumulate={accumulate}. Leave fused=True out: what has work enough for those gains little by it"
+        )
+
+
 def clean(batch: Batch) -> None:
     """Raises unless the batch has rows, columns of one length, and floating columns that a float32 can square."""
     check(batch)
@@ -36,26 +47,28 @@ def clean(batch: Batch) -> None:
         raise ValueError("the batch has no rows")
     for name, column in batch.items():
         if isinstance(column, Tensor) and column.is_floating_point():
-            flat = column.detach().reshape(-1).float()
+            wide = column if column.dtype in _WIDE else column.float()
             # One pass: no value can be larger than the root of the sum of all squares, and NaN compares false.
-            if not torch.dot(flat, flat).item() < _LARGEST**2:
+            if not torch.linalg.vector_norm(wide).item() < LARGEST:
                 _point_at(name, column)
 
 
 def _point_at(name: str, column: Tensor) -> None:
     rows = column.detach().double().reshape(len(column), -1)
-    bad = ~(rows.abs() < _LARGEST).all(1)  # NaN compares false
+    bad = ~(rows.abs() < LARGEST).all(1)  # NaN compares false
     if bad.any():
         row = int(bad.nonzero()[0])
         values = rows[row]
-        value = float(values[~(values.abs() < _LARGEST)][0])
+        value = float(values[~(values.abs() < LARGEST)][0])
         raise NonFiniteError(
-            f"column {name!r} of row {row} of the batch holds {value}; values must be finite and below {_LARGEST:.0e}. "
+            f"column {name!r} of row {row} of the batch holds {value}; values must be finite and below {LARGEST:.0e}. "
             "Nothing was learned from this batch. Clean or leave out the row"
         )
 
 
-_LARGEST = 1e15
+LARGEST = 1e15
+"""What a value, and the norm of a column, must stay below: its square is a number, too."""
+_WIDE = (torch.float32, torch.float64)
 
 
 def finite_loss(loss: Tensor) -> None:

@@ -224,6 +224,19 @@ class Checkpoints:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time works in a run."""
+    import fcntl  # noqa: PLC0415 (Windows has none, and can do all but this)
+
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process works on the run in {folder}; wait for it, or stop it") from error
+        yield
+
+
+@contextmanager
 def terminating(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
     """Turns the first SIGTERM (or other `signals`) into an answer to "shall we stop?"; a second one acts as ever."""
     asked = False

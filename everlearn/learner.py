@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, repeat
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
@@ -18,30 +18,18 @@ from everlearn.batch import Batch, Rows, join, length, move, take, unanswered, u
 from everlearn.data.order import batches, endless, epoch_order
 from everlearn.method import Method
 from everlearn.metrics.evaluate import Result, evaluate
+from everlearn.models.fused import Fused, step
 from everlearn.models.heads import follow, resize_like
+from everlearn.models.members import MakeOptimizer, arrange, drop_frozen, learning, members_of, take_in
 from everlearn.models.scope import at_rest, restore_scope, scope_of
-from everlearn.models.views import average, bare, evaluating
-from everlearn.objective import Objective, Output, Viewed, classify
+from everlearn.models.views import average, bare, device_of, evaluating
+from everlearn.objective import Objective, Output, Viewed, ask, classify, classify_by_task, regress
 from everlearn.randomness import global_state, mix, restore_global_state, unmoved
 from everlearn.streams.experience import Experience
 
 Precision = Literal["float32", "bf16", "fp16"]
-MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer, int], LRScheduler]
 View = Callable[[Batch, int | None], Batch]
-
-
-@runtime_checkable
-class Grouping(Protocol):
-    """A `MakeOptimizer` that has its own groups, and says in which of them weights that come later belong."""
-
-    def __call__(self, weights: list[nn.Parameter], /) -> Optimizer:
-        """An optimizer of `weights`."""
-        ...
-
-    def join(self, optimizer: Optimizer, weights: list[nn.Parameter]) -> None:
-        """Makes each of `weights`, none of which the optimizer has, a member of one group."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -69,6 +57,8 @@ class Learner:
     `batch_size` rows, computed in `accumulate` pieces, each of which the method sees as a batch. `clip` bounds
     the norm of the gradient. `fresh_optimizer` forgets momenta between experiences. The model stays where it is
     unless `device` says where it should be. Under `torchrun` each process learns its share of every batch.
+    `fused` runs forward and backward as one recorded graph (`everlearn.models.fused`): several times faster where a
+    model is small, and refused with a reason where it cannot be the same.
 
     An experience with a `reference` is learned beside it: each batch is followed by `reference_size` of those rows
     (None: as many as a batch has), which come in an order of their own, again and again.
@@ -91,6 +81,7 @@ class Learner:
         accumulate: int = 1,
         clip: float | None = None,
         compile: bool = False,  # noqa: A002 (torch's own word for it)
+        fused: bool = False,
         fresh_optimizer: bool = False,
         drop_last: bool = False,
         workers: int = 0,
@@ -99,6 +90,11 @@ class Learner:
         border.positive(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
         border.positive(reference_size=batch_size if reference_size is None else reference_size)
         border.one_of("precision", precision, ("float32", "bf16", "fp16"))
+        if fused:
+            border.fusable(compiled=compile, precision=precision, accumulate=accumulate)
+        self.fused = fused
+        self._live: nn.Module | None = None
+        self._graphs: Fused | None = None
         self.model = model if device is None else model.to(device)
         self.method = method or Method()
         self.method.to(self.device)
@@ -130,14 +126,12 @@ class Learner:
         self._frozen = [module for name, module in quiet if name not in resting]
         self._offered: list[str] = []
         """The weights that were there to be learned when the optimizer last looked for some."""
-        self._live: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        for weight in self.model.parameters():
-            return weight.device
-        return torch.device("cpu")
+        # To walk through the modules at each step takes longer than some of them take.
+        return device_of(self.model) if self._live is None or not self._weights else self._weights[0].device
 
     # -- learning ---------------------------------------------------------------------------------------------
 
@@ -214,16 +208,31 @@ class Learner:
     def observe(self, batch: Batch) -> Output:
         """Learns from one batch of a stream without borders; the outputs are detached.
 
-        Rows without a column "id" get one, as those of an experience do: they are new whenever they come.
+        Rows without a column "id" get one, as those of an experience do, if anybody asks for it: they are new
+        whenever they come.
         """
+        if (output := self._at_once(batch)) is not None:
+            return output
         if self.optimizer is None:
             self._agree()
             self.optimizer = self._new_optimizer()
         if self._live is None:
             self._wrap()
-        if "id" not in batch:
-            batch = batch | {"id": torch.arange(length(batch)) + _STREAM + (self.number << 24)}
+        if "id" not in batch and not (self.method.plain_loss and self.view is None and self.objective in _NAMELESS):
+            first = _STREAM + (self.number << 24)
+            batch = batch | {"id": torch.arange(first, first + length(batch))}
         return self._update(batch)
+
+    def test_then_train(self, batch: Batch) -> Output:
+        """`predict`, then `observe`: the logits are those from before the step, in eval mode.
+
+        For a stream whose labels come along with the rows. Where `fused` finds that the model answers alike in train
+        and in eval mode, operation by operation, one pass forward serves both.
+        """
+        if (output := self._at_once(batch, alike=True)) is not None:
+            return output
+        logits = self.predict(batch)
+        return Output(self.observe(batch).loss, logits)
 
     @contextmanager
     def changing(self) -> Iterator[nn.Module]:
@@ -246,11 +255,18 @@ class Learner:
 
     # -- answering --------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """The logits for `batch`. Nothing changes: no weight, buffer, memory, mode or random generator."""
-        with unmoved(self.device), evaluating(self.model), self._autocast():
-            return self.method.predict(self.model, move(unlabeled(batch), self.device), self._seen(None))
+        device = self.device
+        with torch.no_grad():
+            if self.fused and self.method.plain_answers:  # by a graph, in which nothing can move
+                if self._live is None or self._graphs is None:
+                    self._wrap()
+                assert self._graphs is not None  # noqa: S101 (it is fused)
+                batch = move(batch, device)
+                return self._graphs.answer(batch if self.view is None else self.view(unlabeled(batch), None))
+            with unmoved(device), evaluating(self.model), self._autocast():
+                return self.method.predict(self.model, move(unlabeled(batch), device), self._seen(None))
 
     def evaluate(self, rows: Rows, **options: Any) -> Result:
         """How well `predict` does on `rows`; the options are those of `everlearn.metrics.evaluate`."""
@@ -270,7 +286,7 @@ class Learner:
             "model": weights,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer and self.optimizer.state_dict(),
-            "members": self.optimizer and self._members(self.optimizer),
+            "members": self.optimizer and members_of(self.optimizer, self._named()),
             "scope": self._scope(),
             "scheduler": self.scheduler and self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -300,7 +316,7 @@ class Learner:
             self.optimizer = self._new_optimizer(state["scope"]["offered"] if "scope" in state else None)
             if self.optimizer is None:
                 raise ValueError("the state has an optimizer, but all weights are frozen now; thaw those that were not")
-            self._arrange(self.optimizer, state["members"])
+            arrange(self.optimizer, self._named(), state["members"])
             if state["scheduler"] is not None and self.make_scheduler is not None:
                 # The steps it is made for are part of its own state, which replaces these at once.
                 self.scheduler = self.make_scheduler(self.optimizer, place["planned"])
@@ -345,6 +361,7 @@ class Learner:
     def _wrap(self) -> None:
         """Puts what a step runs around the model, and notes what it moves."""
         self._live = torch.compile(self.model) if self.compile else self.model  # type: ignore[assignment]
+        self._graphs = Fused(self.model, self.objective, border.LARGEST) if self.fused else None
         self._weights = [*self.model.parameters(), *self.method.parameters()]
         self._buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         # What a forward pass may change: statistics and counters, but no tables. By dtype, to be copied in one go each.
@@ -352,19 +369,39 @@ class Learner:
         self._kept = [[b for b in changing if b.dtype == dtype] for dtype in {b.dtype: None for b in changing}]
         self._shadow = [[buffer.clone() for buffer in kept] for kept in self._kept]
 
+    def _at_once(self, batch: Batch, *, alike: bool = False) -> Output | None:
+        """The step of a stream as one graph; None: nothing was learned, and it has to be made of its parts."""
+        if (
+            self._live is None
+            or self._graphs is None
+            or self.optimizer is None
+            or not self.method.plain_step
+            or self.view is not None
+            or self.clip is not None
+            or self.scheduler is not None
+            or _world() > 1
+        ):
+            return None
+        if not self.model.training:
+            self._train()
+        for weight in self._weights:
+            weight.grad = None
+        output = self._graphs.step(batch, self.optimizer, alike=alike)
+        if output is not None:
+            self.number += 1
+        return output
+
     def _update(self, batch: Batch, beside: Batch | None = None) -> Output:
         """One step of the optimizer; the output is that of `batch`, without the rows beside it."""
         assert self._live is not None  # noqa: S101 (an invariant, for the type checker too)
-        world = _world()
-        # `self.device` would walk through the modules of the model at each step.
-        device = self._weights[0].device if self._weights else self.device
+        world, device = _world(), self.device
         batch = self._admit(batch, device, world)
         if not self.model.training:
             self._train()
         for weight in self._weights:
             weight.grad = None
-        for shadow, kept in zip(self._shadow, self._kept, strict=True):
-            torch._foreach_copy_(shadow, kept)
+        if self._kept:
+            self._keep()
         objective = self._seen(self.number)
         outputs: list[Output] = []
         pieces = self._pieces(batch)
@@ -375,17 +412,12 @@ class Learner:
             pieces = [join(unanswered(piece), part) for piece, part in zip(pieces, parts, strict=True)]
         for piece, size in zip(pieces, sizes, strict=True):
             try:
-                with self._autocast():
-                    output = self.method(self._live, piece, objective)
-                if output.loss is not None:
-                    border.finite_loss(output.loss)
-                    share = size / rows
-                    self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()  # type: ignore[no-untyped-call]
-                    learned = True
+                output = self._differentiated(piece, objective, size / rows)
             except Exception as error:
                 self._refuse()
                 error.add_note(f"Nothing was learned from this batch: {_shapes(batch)}.")
                 raise
+            learned |= output.loss is not None
             outputs.append(output)
         if learned if world == 1 else self._pool(rows if learned else 0):
             assert self.optimizer is not None  # noqa: S101 (there were gradients)
@@ -394,6 +426,19 @@ class Learner:
             average(self._buffers)
         self.number += 1
         return _merge(outputs, sizes)
+
+    def _differentiated(self, piece: Batch, objective: Objective, share: float) -> Output:
+        """The output of the method, once `share` of the gradient of its loss is in the weights."""
+        assert self._live is not None  # noqa: S101 (there is a step)
+        with self._autocast():
+            output = self.method(self._live, piece, objective)
+        if output.loss is not None:
+            border.finite_loss(output.loss)
+            if self._graphs is not None:
+                self._graphs.backward(output.loss)
+            else:
+                self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()  # type: ignore[no-untyped-call]
+        return output
 
     def _pool(self, rows: int) -> bool:
         """Makes each gradient its mean over the rows of all processes, and says whether there were any.
@@ -419,18 +464,28 @@ class Learner:
                 value.detach().copy_(first)
 
     def _step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self.scaler.unscale_(optimizer)
+        scaled, stepped = self.scaler.is_enabled(), True
+        if scaled:
+            self.scaler.unscale_(optimizer)
         self.method.before_step(model)
         if self.clip is not None:
             nn.utils.clip_grad_norm_([w for w in self._weights if w.grad is not None], self.clip)
-        scale = self.scaler.get_scale()
-        self.scaler.step(optimizer)
-        self.scaler.update()
-        if self.scaler.get_scale() >= scale:  # else the gradient overflowed, and there was no step
+        if scaled:
+            scale = self.scaler.get_scale()
+            self.scaler.step(optimizer)
+            self.scaler.update()
+            stepped = self.scaler.get_scale() >= scale  # else the gradient overflowed, and there was no step
+        else:
+            step(optimizer)
+        if stepped and type(self.method).after_step is not Method.after_step:  # no_grad takes longer than nothing
             with torch.no_grad():
                 self.method.after_step(model)
         if self.scheduler is not None:
             self.scheduler.step()
+
+    def _keep(self) -> None:
+        for shadow, kept in zip(self._shadow, self._kept, strict=True):
+            torch._foreach_copy_(shadow, kept)
 
     def _refuse(self) -> None:
         """Leaves the model as it was before the step: gradients are dropped, running statistics restored."""
@@ -457,7 +512,8 @@ class Learner:
 
     def _seen(self, key: int | None) -> Objective:
         """The objective on rows as the model should see them; with a key, augmented."""
-        objective: Objective = partial(border.guarded, objective=self.objective) if key is not None else self.objective
+        inner = self.objective if key is None or self._graphs is None else self._graphs
+        objective: Objective = partial(border.guarded, objective=inner) if key is not None else inner
         if self.view is None:
             return objective
         return Viewed(objective, self.view, None if key is None else mix(self.seed, key))
@@ -507,7 +563,7 @@ class Learner:
     def _new_optimizer(self, offered: Sequence[str] | None = None) -> Optimizer | None:
         """One of the weights of these names; None: of all that learn."""
         named = self._named()
-        self._offered = self._learning() if offered is None else list(offered)
+        self._offered = learning(named) if offered is None else list(offered)
         weights = [named[name] for name in self._offered]
         # An optimizer refuses to have no weights; a method that counts on frozen features needs none.
         return self.make_optimizer(weights) if weights or not self.method.own_answers else None
@@ -517,24 +573,10 @@ class Learner:
 
         `before` is what there was before this experience. What its owner left out when it was offered stays out.
         """
-        named, learning, offered = self._named(), self._learning(), {*self._offered} & {*before}
-        for weight in [w for group in optimizer.param_groups for w in group["params"] if not w.requires_grad]:
-            optimizer.state.pop(weight, None)
-        for group in optimizer.param_groups:
-            group["params"][:] = [weight for weight in group["params"] if weight.requires_grad]
-        filled = [group for group in optimizer.param_groups if group["params"]]
-        optimizer.param_groups[:] = filled or optimizer.param_groups[:1]
-        members = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-        new = [named[name] for name in learning if name not in offered and id(named[name]) not in members]
-        if new and isinstance(self.make_optimizer, Grouping):
-            self.make_optimizer.join(optimizer, new)
-        elif new:
-            optimizer.add_param_group({"params": new})
-        self._offered = learning
-
-    def _learning(self) -> list[str]:
-        """The names of the parameters that learn."""
-        return [name for name, weight in self._named().items() if weight.requires_grad]
+        named = self._named()
+        drop_frozen(optimizer)
+        take_in(optimizer, named, {*self._offered} & {*before}, self.make_optimizer)
+        self._offered = learning(named)
 
     def _scope(self) -> dict[str, Any]:
         frozen = {id(module) for module in self._frozen}
@@ -548,25 +590,16 @@ class Learner:
             named |= {f"method.{field}.{name}": weight for name, weight in module.named_parameters()}
         return named
 
-    def _members(self, optimizer: Optimizer) -> list[list[str]]:
-        names = {id(weight): name for name, weight in self._named().items()}
-        return [[names[id(weight)] for weight in group["params"]] for group in optimizer.param_groups]
-
-    def _arrange(self, optimizer: Optimizer, members: list[list[str]]) -> None:
-        """Gives the optimizer the groups that it had; its settings come with its own state."""
-        named = self._named()
-        del optimizer.param_groups[max(1, len(members)) :]
-        for _ in range(len(members) - len(optimizer.param_groups)):
-            optimizer.param_groups.append({**optimizer.param_groups[0], "params": []})
-        for group, names in zip(optimizer.param_groups, members, strict=True):
-            group["params"] = [named[name] for name in names]
-
     def _settings(self) -> dict[str, Any]:
         names = ("epochs", "batch_size", "seed", "precision", "accumulate", "clip", "fresh_optimizer", "drop_last")
         return {name: vars(self)[name] for name in (*names, "reference_size")} | {"processes": _world()}
 
 
 _PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "planned", "beside")
+
+
+_NAMELESS = (classify, classify_by_task, regress, ask)
+"""Objectives that do not ask which row is which: where nothing else does, a row of a stream needs no name."""
 
 
 def _world() -> int:
@@ -612,10 +645,11 @@ def _merge(outputs: list[Output], sizes: list[int]) -> Output:
     """The outputs of the pieces as one, detached; rows that the method joined to a piece are left out."""
     if not outputs:
         return Output(None, torch.empty(0))
-    logits = [output.logits.detach().narrow(0, 0, size) for output, size in zip(outputs, sizes, strict=True)]
     if len(outputs) == 1:
-        loss = outputs[0].loss
-        return Output(None if loss is None else loss.detach(), logits[0])
+        (loss, logits), rows = outputs[0], sizes[0]
+        loss, logits = None if loss is None else loss.detach(), logits.detach()
+        return Output(loss, logits if logits.shape[0] == rows else logits[:rows])
+    found = [output.logits.detach()[:size] for output, size in zip(outputs, sizes, strict=True)]
     rows = sum(sizes)
     losses = [o.loss.detach() * size / rows for o, size in zip(outputs, sizes, strict=True) if o.loss is not None]
-    return Output(torch.stack(losses).sum() if losses else None, torch.cat(logits))
+    return Output(torch.stack(losses).sum() if losses else None, torch.cat(found))

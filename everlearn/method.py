@@ -94,6 +94,27 @@ class Method:
         """Whether it answers by itself for any class: then the model's head need not have room for all of them."""
         return self.card.family == "frozen features"
 
+    @property
+    def plain_answers(self) -> bool:
+        """Whether it leaves the answers to the model."""
+        return type(self).predict is Method.predict
+
+    @property
+    def plain_loss(self) -> bool:
+        """Whether it leaves the loss to the objective, and the rows as they are."""
+        return type(self).loss is Method.loss
+
+    @property
+    def plain_step(self) -> bool:
+        """Whether it takes no part in a step, and leaves the answers to the model."""
+        kind = type(self)
+        return (
+            kind.loss is Method.loss
+            and kind.before_step is Method.before_step
+            and kind.after_step is Method.after_step
+            and kind.predict is Method.predict
+        )
+
     def __call__(self, model: nn.Module, batch: Batch, objective: Objective) -> Output:
         """What a loop calls: subclasses define `loss`, as modules define `forward`."""
         return self.loss(model, batch, objective, objective)
@@ -201,6 +222,16 @@ class Chain(Method):
         """Whether one of them does: the others build on its answers."""
         return any(method.own_answers for method in self.methods)
 
+    @property
+    def plain_answers(self) -> bool:
+        """Whether all of them leave the answers to the model."""
+        return all(method.plain_answers for method in self.methods)
+
+    @property
+    def plain_loss(self) -> bool:
+        """Whether all of them leave the loss to the objective."""
+        return all(method.plain_loss for method in self.methods)
+
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules of all, each under the place of its method."""
         for place, method in enumerate(self.methods):
@@ -260,3 +291,12 @@ def attached(method: Method, model: nn.Module, optimizer: Optimizer) -> Iterator
     finally:
         before.remove()
         after.remove()
+
+
+def links(method: Method) -> Iterator[Method]:
+    """The methods in a chain, in order; one that is no chain is its only link."""
+    if isinstance(method, Chain):
+        for one in method.methods:
+            yield from links(one)
+    else:
+        yield method

@@ -5,7 +5,9 @@ Never of the number of a step: the same schedule then means the same in a run of
 
 from collections.abc import Callable
 from math import cos, exp, pi
+from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -86,17 +88,76 @@ def _check(share: float) -> None:
         raise ValueError(f"share is a part of the way, from 0 to 1, but is {share}")
 
 
-def paced(schedule: Callable[..., float], **settings: float | str) -> Callable[[Optimizer, int], LambdaLR]:
+def paced(
+    schedule: Callable[..., float], *, floor: float = 0.0, **settings: float | str
+) -> Callable[[Optimizer, int], LambdaLR]:
     """A schedule of learning rates as `Learner(scheduler=...)` wants it: each group's own rate times the schedule.
+
+    Times `floor` at least: a model that is to learn on must not end with a rate of 0.
 
     Progress is that of an experience, as methods see it: 0 at its first step. A checkpoint holds the steps taken, and
     the function is made anew, so a resumed learner goes on exactly.
 
         Learner(model, optimizer=..., scheduler=paced(inverse_decay, alpha=10, beta=0.75))
     """
-    schedule(0.0, **settings)  # what is wrong with the settings is said now
+    factor = _floored(schedule, floor, settings)
 
     def make(optimizer: Optimizer, steps: int) -> LambdaLR:
-        return LambdaLR(optimizer, lambda taken: schedule(min(taken / max(1, steps), 1.0), **settings))
+        return LambdaLR(optimizer, lambda taken: factor(taken / max(1, steps)))
 
     return make
+
+
+def unending(
+    make: Callable[[list[nn.Parameter]], Optimizer],
+    schedule: Callable[..., float],
+    over: int,
+    *,
+    floor: float = 0.0,
+    **settings: float | str,
+) -> Callable[[list[nn.Parameter]], Optimizer]:
+    """`make`, whose optimizers go through a schedule in their first `over` steps, and stay where it ends.
+
+    For streams, of which nobody knows how long they are: `Learner.observe` has no planned steps, so progress is told
+    here. Each step is taken at the group's own rate times the schedule, times `floor` at least; between steps the rate
+    is as it was set, so who changes it (a reaction to drift, a `scheduler`) changes it by the same factor. The steps
+    are counted in the groups, so a checkpoint has them; weights that come later in a group of their own begin anew.
+
+        Learner(model, optimizer=unending(partial(SGD, lr=0.01), warmup, over=500, share=1))  # and then constant
+        Learner(model, optimizer=unending(partial(SGD, lr=0.1), inverse_decay, over=10_000, floor=0.2))
+    """
+    if over < 1:
+        raise ValueError(f"over must be at least 1 step, but is {over}")
+    factor = _floored(schedule, floor, settings)
+
+    def made(weights: list[nn.Parameter]) -> Optimizer:
+        optimizer = make(weights)
+        for group in (optimizer.defaults, *optimizer.param_groups):  # new groups begin with the defaults
+            group["taken"] = 0
+        own: list[Any] = []
+
+        def before(*_: Any) -> None:
+            own[:] = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * factor(group["taken"] / over)
+
+        def after(*_: Any) -> None:
+            for group, rate in zip(optimizer.param_groups, own, strict=True):
+                group["lr"] = rate
+                group["taken"] += 1
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+        return optimizer
+
+    return made
+
+
+def _floored(
+    schedule: Callable[..., float], floor: float, settings: dict[str, float | str]
+) -> Callable[[float], float]:
+    """The schedule up to 1 and as it is there, never below the floor; what is wrong with the settings is said now."""
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor is a share of the rate, from 0 to 1, but is {floor}")
+    schedule(0.0, **settings)
+    return lambda t: max(floor, schedule(min(t, 1.0), **settings))

@@ -72,9 +72,9 @@ def stream(beside=True, rows=(60, 40)):
 
 def learner(chain, model="mlp", **options):
     """Batches of 8 rows without a label beside 4 with one; the same learner at each call."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     net = zoo.MODELS[model](10)
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     settings = {"optimizer": zoo.SGD, "epochs": 2, "batch_size": 8, "reference_size": 4}
     return Learner(net, chain, **settings | options)
 

@@ -449,7 +449,7 @@ class TestSaving:
     )
     def test_everything_that_changes_in_training_is_in_the_state(self, method, kind):
         """Two learners that have nothing in common but the state are the same, attribute by attribute."""
-        stream = (zoo.task_stream if kind.get("tasks") else zoo.stream)(small=True)
+        stream = (zoo.task_stream if kind.get("tasks") else zoo.stream)(True, rows=260)
         scheduler = partial(torch.optim.lr_scheduler.StepLR, gamma=0.9)
         first, second = (
             zoo.learner(method, **kind, scheduler=lambda optimizer, steps: scheduler(optimizer, max(1, steps // 3)))
@@ -473,8 +473,8 @@ class TestSaving:
     @pytest.mark.parametrize("method", zoo.METHODS)
     def test_every_attribute_of_a_method_is_a_hyperparameter_or_state(self, method):
         tasks = method in zoo.NEEDS_TASKS
-        subject = zoo.learner(method, tasks=tasks)
-        for e in (zoo.task_stream if tasks else zoo.stream)(small=True)[:2]:
+        subject = zoo.learner(method, tasks=tasks, epochs=1)
+        for e in (zoo.task_stream if tasks else zoo.stream)(True, rows=260)[:2]:
             subject.learn(e)
             for part in _methods(subject.method):
                 assert vars(part).keys() <= part.__dataclass_fields__.keys()
@@ -607,7 +607,7 @@ BAD_LOSSES = {
     "float labels": (classify, {"y": torch.zeros(8)}, TypeError, r"must be int64.*y is torch.float32"),
     "int32 labels": (classify, {"y": torch.zeros(8).int()}, TypeError, r"use `y.long\(\)`, or `regress`"),
     "listed labels": (classify, {"y": [0] * 8}, TypeError, r"column 'y' must be a tensor"),
-    "no features": (classify, {"x": None}, KeyError, r"no column 'x'; it has \['id', 'y'\]"),
+    "no features": (classify, {"x": None}, KeyError, r"no column 'x'; it has \[('id', )?'y'\]"),
     "wrong width": (classify, {"x": torch.zeros(8, 6)}, RuntimeError, r"8x6 and 5x8"),
     "wrong shape of labels": (classify, {"y": torch.zeros(8, 2).long()}, RuntimeError, r"target"),
     "double features": (classify, {"x": torch.zeros(8, 5).double()}, RuntimeError, r"dtype"),

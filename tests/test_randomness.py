@@ -83,3 +83,39 @@ def test_half_of_a_pair_of_normal_numbers_is_saved_too(tmp_path):
     np.random.randn()  # noqa: NPY002
     restore_global_state(checkpoint.load(tmp_path / "c"))
     assert (np.random.randn(), random.gauss(0, 1)) == expected  # noqa: NPY002
+
+
+@pytest.mark.parametrize("pending", [0, 1])
+def test_the_pending_half_of_a_pair_comes_back_however_little_was_drawn(pending):
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    for _ in range(pending):
+        np.random.randn(), random.gauss(0, 1)  # noqa: NPY002
+    for _ in range(2):
+        before = global_state(CPU)
+        with unmoved(CPU):
+            np.random.randn(), random.gauss(0, 1)  # noqa: NPY002
+        assert checkpoint.same(before, global_state(CPU))
+        np.random.randn(), random.gauss(0, 1)  # noqa: NPY002
+
+
+def test_as_many_draws_as_there_are_words_are_noticed():
+    """The place among the words is the same again, but not the words."""
+    np.random.seed(0), random.seed(0)  # noqa: NPY002
+    np.random.bytes(4 * 624), random.getrandbits(32 * 624)  # noqa: NPY002
+    before = global_state(CPU)
+    with unmoved(CPU):
+        np.random.bytes(4 * 624), random.getrandbits(32 * 624)  # noqa: NPY002
+    assert checkpoint.same(before, global_state(CPU))
+
+
+def test_a_generator_that_somebody_has_set_in_place_of_numpys_own_is_restored_too():
+    own = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(3))
+    try:
+        before = str(np.random.get_state(legacy=False))  # noqa: NPY002
+        with unmoved(CPU):
+            np.random.rand()  # noqa: NPY002
+        assert str(np.random.get_state(legacy=False)) == before  # noqa: NPY002
+    finally:
+        np.random.set_bit_generator(own)

@@ -64,9 +64,11 @@ from everlearn.methods import (
     FixMatch,
     Freeze,
     GrowHead,
+    Hedge,
     ICaRL,
     Independent,
     InfLoRA,
+    LogitAdjust,
     LoRA,
     LwF,
     LwFMC,
@@ -82,6 +84,8 @@ from everlearn.methods import (
     Thaw,
 )
 from everlearn.models import MultiHead
+from everlearn.models.exits import Exits
+from everlearn.models.heads import head_of
 from everlearn.objective import classify, classify_by_task
 from everlearn.streams import Experience, by_class, by_task
 
@@ -100,15 +104,17 @@ def digits() -> tuple[Columns, Columns]:
 
 
 @cache
-def stream(small: bool = False) -> list[Experience]:
+def stream(small: bool = False, rows: int = 400) -> list[Experience]:
+    """Two digits each; of `rows` rows in all where it is small."""
     train, test = digits()
-    return by_class(Subset(train, torch.arange(400)) if small else train, test, PAIRS)
+    return by_class(Subset(train, torch.arange(rows)) if small else train, test, PAIRS)
 
 
 @cache
-def task_stream(small: bool = False) -> list[Experience]:
+def task_stream(small: bool = False, rows: int = 400) -> list[Experience]:
+    """The same, with task labels."""
     train, test = digits()
-    return by_task(Subset(train, torch.arange(400)) if small else train, test, PAIRS)
+    return by_task(Subset(train, torch.arange(rows)) if small else train, test, PAIRS)
 
 
 class Conv(nn.Module):
@@ -149,6 +155,13 @@ def mlp(outputs: int) -> nn.Module:
     return nn.Sequential(
         nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, outputs)
     )
+
+
+def tapped(net: nn.Module, taps: tuple[str, ...]) -> nn.Module:
+    """Exits in place of the head, and one at the input."""
+    name, head = head_of(net)
+    setattr(net, name, nn.Identity())
+    return Exits(net, taps, head.out_features, example=torch.zeros(2, 64), at_input=True)
 
 
 def multihead() -> nn.Module:
@@ -208,6 +221,8 @@ METHODS = {
     "mas": lambda: MAS(lambda_=0.01, rows=60),
     "rwalk": lambda: RWalk(lambda_=1.0, every=5),
     "l2": lambda: L2(lambda_=0.1),
+    "logitadj": LogitAdjust,
+    "er+logitadj": lambda: Chain(Replay(Memory(100), count=16), LogitAdjust()),
     "lwf": LwF,
     "lwfmc": lambda: LwFMC(T=2.0),
     "featdistill": FeatDistill,
@@ -243,6 +258,8 @@ METHODS = {
     "independent": Independent,
     "hat": lambda: HAT(s_max=50.0),
     "pnn": PNN,
+    "hedge": Hedge,
+    "er+hedge": lambda: Chain(Replay(Memory(100), count=16), Hedge(rule="authors")),
     "dann": lambda: DANN(hidden=16),
     "cdan": lambda: CDAN(hidden=16),
     "adda": lambda: ADDA(hidden=16),
@@ -271,6 +288,8 @@ METHODS = {
 NEEDS_TASKS: set[str] = {"packnet", "independent", "hat", "pnn"}
 """Methods that only know what to do with task labels."""
 NO_TASKS: set[str] = {
+    "hedge",
+    "er+hedge",
     "coral",
     "dan",
     "jan",
@@ -281,6 +300,8 @@ NO_TASKS: set[str] = {
     "delta",
     "dgr",
     "erace",
+    "logitadj",
+    "er+logitadj",
     "ncm",
     "slda",
     "ridge",
@@ -304,6 +325,9 @@ NO_TASKS: set[str] = {
 }
 """Methods that have one head, and no use for task labels."""
 
+EXITS = {"hedge", "er+hedge"}
+"""Methods for a model with exits, which are last in a chain."""
+TAPS = {"mlp": ("1", "4"), "conv": ("features.2", "features.5"), "transformer": ("embed", "encoder")}
 TENSORS = {"dgr"}
 """Methods that make up rows, which therefore must be tensors."""
 RESTING = {"cwr", "freeze"}
@@ -342,12 +366,14 @@ def alone(method: str) -> bool:
 
 def learner(method: str, model: str | None = None, *, growing: bool = False, tasks: bool = False, **options) -> Learner:
     """A learner ready to start, the same at each call."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed keeps a stack trace for each kind of device, too
     model = model or ("transformer" if method in TOKENS else "conv" if method in NORMS else "mlp")
     net = multihead() if tasks else MODELS[model](10 if not growing else 3 if method in HEADED else 2)
+    if method in EXITS:
+        net = tapped(net, TAPS[model])
     chain = METHODS[method]()
     if growing or tasks:
         chain = Chain(GrowHead(), chain)
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     settings = {"optimizer": SGD, "epochs": 2, "batch_size": 16} | options
     return Learner(net, chain, classify_by_task if tasks else classify, **settings)

@@ -8,6 +8,7 @@ from bare.aligned import DANN
 from bare.closed import ranpac, slda
 from bare.gradients import AGEM, GEM
 from bare.loop import Loop, Naive
+from bare.online import Online
 from bare.replay import MIR, DERpp, ICaRL, Replay
 from bare.rows import Reservoir, as_stored, augmented, normalised
 from bare.weights import EWC, MAS, EWCGradient, LwF
@@ -27,4 +28,4 @@ LOOPS: dict[str, type[Loop]] = {
     "dann": DANN,
 }
 
-__all__ = ["LOOPS", "Reservoir", "as_stored", "augmented", "normalised", "ranpac", "slda"]
+__all__ = ["LOOPS", "Online", "Reservoir", "as_stored", "augmented", "normalised", "ranpac", "slda"]

@@ -4,21 +4,19 @@ The count depends on the order: predict with the scale as it was, update the sca
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.optim import SGD, Optimizer
 
-from everlearn.batch import Batch, tensor
 from everlearn.learner import Learner
-from everlearn.methods.naive import Naive
-from everlearn.objective import Output
+from everlearn.models.standardise import Standardise
+from everlearn.online.encoding import Encoder
+from everlearn.online.engine import Online
+from everlearn.streams.feed import Record
 
 
 @dataclass(frozen=True)
@@ -38,71 +36,41 @@ class Prequential:
 
     def data(self, folder: Path) -> str:  # noqa: ARG002 (river brings its data along)
         """The digest of the stream."""
-        digest = hashlib.sha256()
-        for column in _rows(self.stream):
-            digest.update(column.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(repr(_records(self.stream)).encode()).hexdigest()[:16]
 
     def measure(self, method: str, seed: int, folder: Path) -> dict[str, float]:  # noqa: ARG002 (nothing is random)
         """How many answers were right."""
-        x, y = _rows(self.stream)
-        learner = Learner(Logistic(x.shape[1]), Naive(), logistic, optimizer=self._optimizer)
+        records = _records(self.stream)
+        online = self.online(list(records[0].fields))
         right = 0
-        for i in range(len(y)):
-            right += int((learner.predict({"x": x[i : i + 1]})[0] > 0) == (y[i] > 0))
-            learner.observe({"x": x[i : i + 1], "y": y[i : i + 1]})
+        for record in records:
+            right += online.predict([record])[0].answer == record.label
+            online.learn([record], [str(record.label)])
         return {"right": float(right)}
+
+    def online(self, fields: list[str]) -> Online:
+        """The learner. It begins at 0, in float64.
+
+        Two outputs under a softmax, each of which moves at half the rate, are one under a sigmoid.
+        """
+        linear = nn.Linear(len(fields), 2).double()
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        learner = Learner(nn.Sequential(Standardise(len(fields)), linear), optimizer=self._optimizer)
+        return Online(learner, Encoder(fields, ("False", "True"), dtype="float64"))
 
     def _optimizer(self, weights: list[nn.Parameter]) -> Optimizer:
         weight, bias = weights
-        groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": self.intercept_lr}]
-        return SGD(groups, lr=self.lr)
-
-
-class Logistic(nn.Module):
-    """Logistic regression in float64 that begins at 0, on inputs scaled by the mean and variance seen so far.
-
-    In train mode the rows of the batch count for the scale before they are scaled; in eval mode nothing changes.
-    """
-
-    mean: Tensor
-    squares: Tensor
-    count: Tensor
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(inputs, dtype=torch.float64))
-        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
-        self.register_buffer("squares", torch.zeros(inputs, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The log-odds, (rows,)."""
-        if self.training:
-            for row in x:  # Welford's recurrence
-                self.count += 1
-                away = row - self.mean
-                self.mean += away / self.count
-                self.squares += away * (row - self.mean)
-        spread = (self.squares / self.count.clamp(min=1)).sqrt()
-        scaled = torch.where(spread > 0, (x - self.mean) / spread, 0.0)
-        return scaled @ self.weight + self.bias
-
-
-def logistic(model: Callable[..., Tensor], batch: Batch) -> Output:
-    """The mean of log(1 + exp(-f(x))) for rows with y = 1, and of log(1 + exp(f(x))) for those with y = 0."""
-    odds = model(tensor(batch, "x"))
-    return Output(F.binary_cross_entropy_with_logits(odds, tensor(batch, "y")) if "y" in batch else None, odds)
+        groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": self.intercept_lr / 2}]
+        return SGD(groups, lr=self.lr / 2)
 
 
 @cache
-def _rows(name: str) -> tuple[Tensor, Tensor]:
-    """The stream as x (n, d) and y (n,), both float64, in the order in which it comes."""
+def _records(name: str) -> list[Record]:
+    """The stream, in the order in which it comes."""
     try:
         from river import datasets  # noqa: PLC0415 (an optional dependency)
     except ImportError as error:
         raise ValueError("the data of this row comes with river: pip install 'everlearn[bench]'") from error
-    rows = list(getattr(datasets, name)())
-    x = torch.tensor([list(row.values()) for row, _ in rows], dtype=torch.float64)
-    return x, torch.tensor([float(label) for _, label in rows], dtype=torch.float64)
+    rows = getattr(datasets, name)()
+    return [Record(str(number), dict(x), str(bool(y))) for number, (x, y) in enumerate(rows)]

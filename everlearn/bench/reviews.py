@@ -5,7 +5,6 @@ import gzip
 import hashlib
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from everlearn.batch import UNLABELED, Rows
-from everlearn.data.hashing import name_id, row_ids
+from everlearn.data.hashing import bag_of_words, row_ids
 from everlearn.data.rows import Columns, Subset, With
 from everlearn.learner import Learner
 from everlearn.methods.composition import build
@@ -129,9 +128,4 @@ def _domain(name: str, rows: list[dict[str, str]]) -> Rows:
 
 def words(text: str) -> Tensor:
     """Which words and pairs of words are in a text, (WORDS,), as a vector of length 1."""
-    found = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    tokens = {*found, *(f"{one} {two}" for one, two in pairwise(found))}
-    row = torch.zeros(WORDS)
-    row[torch.tensor([name_id(token) % WORDS for token in tokens], dtype=torch.int64)] = 1
-    length: Tensor = row.norm().clamp(min=1)
-    return row / length
+    return bag_of_words(text, WORDS)

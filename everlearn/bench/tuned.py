@@ -44,7 +44,8 @@ class Tuned:
     """MobileNetV2 on Hymenoptera: 244 photographs of ants and bees to learn from, 153 to be asked about.
 
     The scores are accuracies in %, after all steps and after parts of them. With `shots`, so many photographs of each
-    class are drawn at random; about as many rows are seen as without, in whole passes and smaller batches. Photographs are mirrored and moved in training.
+    class are drawn at random; about as many rows are seen as without, in whole passes and smaller batches. Photographs
+    are mirrored and moved in training.
     """
 
     source: str

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_origin
 import typer
 
 from everlearn import __version__
+from everlearn.cli.stream import go_on, stream
 from everlearn.workspace.config import HELP, TYPES, Config, make, read_toml
 
 app = typer.Typer(
@@ -63,13 +64,26 @@ def transfer(**given: Any) -> None:
     work(begin(_config(given, required=("base", "data", "out"), defaults=defaults)))
 
 
-def resume(run: RunFolder) -> None:
-    """Go on with a run exactly where it was interrupted."""
+def resume(
+    run: RunFolder,
+    bad_rows: Annotated[
+        str, typer.Option(help="Of a stream: another limit of rows that cannot be read or learned.")
+    ] = "",
+) -> None:
+    """Go on with a run, a stream or a backtest exactly where it was interrupted."""
+    from everlearn.cli.backtest import is_backtest, resumed
     from everlearn.cli.show import say, work
+    from everlearn.online.opening import is_service
     from everlearn.workspace.folder import done, folder_of
     from everlearn.workspace.opening import resume as again
 
-    if done(run):
+    if is_service(run):
+        go_on(run, bad_rows)
+    elif bad_rows:
+        raise ValueError(f"--bad-rows is a limit of streams, but there is none in {run}; leave it out")
+    elif is_backtest(run):
+        resumed(run)
+    elif done(run):
         say(f"The run is done: {folder_of(run) / 'report.html'}")
     else:
         work(again(run, say))
@@ -161,6 +175,79 @@ def choose(  # noqa: PLR0917 (typer gives all of them by name)
         data, bases, weights or [], normalize=normalize or [], scores=score, most=rows, out=out,
         out_of_distribution=ood, size=size, device=device, seed=seed,
     )  # fmt: skip
+
+
+def backtest(  # noqa: PLR0917 (typer gives all of them by name)
+    log: Annotated[str, typer.Argument(help="Rows in time order: PATH.csv, .jsonl, .parquet, or a stream.")],
+    out: Annotated[Path, typer.Option(help="The folder of the report; the same command goes on there.")],
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="never, retrain:every=7d,window=30d, finetune:every=1000, online, er:memory=1000, odl, drift, ...: "
+            "repeat; a method behind a + holds on to the old.",
+            metavar="NAME:KEY=VALUE,...",
+        ),
+    ] = None,
+    label: Annotated[str, typer.Option(help="The column of the label.", rich_help_panel="Log")] = "",
+    time: Annotated[str, typer.Option(help="The column of the time of a row.", rich_help_panel="Log")] = "",
+    id: Annotated[str, typer.Option(help="The column that names a row.", rich_help_panel="Log")] = "",  # noqa: A002
+    features: Annotated[
+        str, typer.Option(help="The columns to learn from.", metavar="A,B,...", rich_help_panel="Log")
+    ] = "",
+    texts: Annotated[
+        str, typer.Option(help="Columns of texts, even if they look like numbers.", rich_help_panel="Log")
+    ] = "",
+    label_delay: Annotated[str, typer.Option(help="How late labels are: 3d, or 500 rows.", rich_help_panel="Log")] = "",
+    label_time: Annotated[
+        str, typer.Option(help="The column of the time at which the label was known.", rich_help_panel="Log")
+    ] = "",
+    warmup: Annotated[
+        str, typer.Option(help="What all are trained on first: a share or rows.", rich_help_panel="Log")
+    ] = "10%",
+    sort: Annotated[bool, typer.Option("--sort", help="Put the log in order of time.", rich_help_panel="Log")] = False,
+    task: Annotated[
+        str, typer.Option(help="classification or regression.", rich_help_panel="Training")
+    ] = "classification",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="mlp:hidden=64x64, linear, or FILE.py:NAME(...) with --features and --classes that fit it.",
+            rich_help_panel="Training",
+        ),
+    ] = "mlp:hidden=64x64",
+    classes: Annotated[
+        str,
+        typer.Option(
+            help="Of a model of fixed size, in the order of its outputs.", metavar="A,B,...", rich_help_panel="Training"
+        ),
+    ] = "",
+    encoder: Annotated[
+        str, typer.Option(help="table, or words:buckets=4096 for rows that are texts.", rich_help_panel="Training")
+    ] = "table",
+    optimizer: Annotated[
+        str, typer.Option(help="Any of torch.optim, with its settings.", rich_help_panel="Training")
+    ] = "adam:lr=0.001",
+    epochs: Annotated[
+        int, typer.Option(help="Passes of the warm-up and of periodic updates.", rich_help_panel="Training")
+    ] = 20,
+    batch_size: Annotated[int, typer.Option(help="Rows of a batch in these.", rich_help_panel="Training")] = 32,
+    clip: Annotated[float, typer.Option(help="The largest norm of a gradient.", rich_help_panel="Training")] = 0.0,
+    scale: Annotated[bool, typer.Option(help="Standardise columns.", rich_help_panel="Training")] = True,
+    seed: Annotated[int, typer.Option(help="Names all random choices.", rich_help_panel="Training")] = 0,
+) -> None:
+    """What would each way of updating a model have cost and given? Replays a log with the delay of its labels."""
+    from everlearn.cli.backtest import replayed
+
+    replayed(
+        log=log, out=str(out), policies=tuple(policy or ()), label=label, time=time, id=id, features=_names(features),
+        texts=_names(texts), label_delay=label_delay, label_time=label_time, warmup=warmup, sort=sort, task=task,
+        model=model, classes=_names(classes), encoder=encoder, optimizer=optimizer, epochs=epochs,
+        batch_size=batch_size, clip=clip, scale=scale, seed=seed,
+    )  # fmt: skip
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _config(
@@ -261,6 +348,7 @@ app.command()(
         kept="How the base is tuned",
     )
 )
+app.command()(stream)
 app.command()(resume)
 app.command()(_flags(evaluate, _EVALUATION))
 app.command()(
@@ -275,3 +363,4 @@ app.command()(choose)
 app.command()(methods)
 app.command()(demo)
 app.command()(bench)
+app.command()(backtest)

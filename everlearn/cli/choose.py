@@ -71,8 +71,8 @@ def compared(
         console.print(line, style="dim", markup=False, soft_wrap=True)
     console.print(choice.summary(), markup=False, soft_wrap=True)
     best = choice.best.name
-    own = {"--weights": files.get(best), "--normalize": seen.get(best)}
-    given = ["--base", best, *(word for pair in own.items() if pair[1] for word in pair), "--data", str(data)]
+    own = (("--weights", files.get(best)), ("--normalize", seen.get(best)))
+    given = ["--base", best, *(word for flag, said in own if said for word in (flag, said)), "--data", str(data)]
     words = ["everlearn", "transfer", *given, "--strategy", choice.proposal.name, "--out", "tuned"]
     console.print(f"Next: {shlex.join(words)}", markup=False, soft_wrap=True)
     if out is not None:

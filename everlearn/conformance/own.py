@@ -16,6 +16,7 @@ from everlearn.conformance.nets import WIDTH
 from everlearn.conformance.subject import History, NotOfferedError, Setup, Subject
 from everlearn.data import Columns
 from everlearn.learner import Learner
+from everlearn.memory import Memory
 from everlearn.method import Chain, Method
 from everlearn.methods import METHODS, GrowHead
 from everlearn.metrics import Scores, evaluate, read
@@ -114,7 +115,8 @@ class OwnSubject:
 
 
 _STRENGTHS = {
-    "ewc": "lambda_", "si": "c", "mas": "lambda_", "rwalk": "lambda_", "l2": "lambda_", "lwf": "lambda_o"
+    "ewc": "lambda_", "si": "c", "mas": "lambda_", "rwalk": "lambda_", "l2": "lambda_", "lwf": "lambda_o",
+    "logitadj": "tau",
 }  # fmt: skip
 """The field that multiplies what a method adds to the loss."""
 _TRAITS = {
@@ -147,7 +149,7 @@ _TRAITS = {
 """What cannot be read off the fields of a method, or its family."""
 
 
-_NEEDED = ("task labels", "a transformer", "batch normalisations", "a pretrained head")
+_NEEDED = ("task labels", "a transformer", "batch normalisations", "a pretrained head", "exits")
 """What the nets and rows of the checks do not all have."""
 
 
@@ -159,8 +161,10 @@ def registered() -> dict[str, Entry]:
 def _entry(name: str, cls: type[Method]) -> Entry:
     card, taken = cls.card, {field.name: field.type for field in fields(cls) if field.init}
     kept: Any = taken.get("memory")
+    if kept == Memory | None:  # of use without one, too
+        kept = None
     traits = _TRAITS.get(name, set()) | ({"strength"} if name in _STRENGTHS else set())
-    if "memory" in taken:
+    if kept is not None:
         traits |= {"stores"} if "restarts" in traits else {"stores", "replay", "budget"}
     if card.family == "distillation":
         traits |= {"teacher"}
@@ -176,6 +180,6 @@ def _entry(name: str, cls: type[Method]) -> Entry:
         if setup.strength is not None and name in _STRENGTHS:
             given[_STRENGTHS[name]] = setup.strength
         given = {key: value for key, value in given.items() if key in taken}
-        return cls(**given | ({"memory": kept(setup.memory, setup.seed)} if "memory" in taken else {}))
+        return cls(**given | ({"memory": kept(setup.memory, setup.seed)} if kept is not None else {}))
 
     return Entry(make, frozenset(traits), frozen=card.family == "frozen features", declined=declined)

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -52,6 +53,20 @@ def row_ids(name: str, count: int) -> Tensor:
     True
     """
     return _shifted(mix(name_id(name) + torch.arange(1, count + 1) * _signed(_GOLDEN)), 1)
+
+
+def bag_of_words(text: str, buckets: int) -> Tensor:
+    """Which words and pairs of words are in a text, by hash, (buckets,) float32: a vector of length 1, or of 0 if none.
+
+    >>> bag_of_words("Good, good book!", 8).count_nonzero()
+    tensor(3)
+    """
+    found = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    tokens = {*found, *(f"{one} {two}" for one, two in pairwise(found))}
+    row = torch.zeros(buckets)
+    row[torch.tensor([name_id(token) % buckets for token in tokens], dtype=torch.int64)] = 1
+    length: Tensor = row.norm().clamp(min=1)
+    return row / length
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,10 @@ class Disk:
         """A copy of the rows in these slots, (n,) int64; of all columns, or of those named."""
         return self._segment.gather(self._positions[slots.cpu()], *names)
 
+    def widen(self, name: str, like: Tensor) -> None:
+        """Gives the vectors of floats in a column NaN at the end, until they are as long as those in `like`."""
+        self._rewrite({**self.template, name: like.cpu()})
+
     def shrink(self, count: int, sources: Tensor, targets: Tensor) -> None:
         """Moves rows to other slots and drops all but the first `count`; the next state drops their bytes."""
         self._positions[targets] = self._positions[sources]

@@ -13,7 +13,7 @@ from everlearn.memory.bottomk import BottomK, Indices
 from everlearn.memory.disk import Disk
 from everlearn.memory.draws import Draws
 from everlearn.memory.priority import Ids, stream
-from everlearn.memory.store import Ram, Store, fits, row_bytes
+from everlearn.memory.store import Ram, Store, fits, row_bytes, wider
 
 _PREFIXES = (
     {"": 1} | {p: 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}I": 1024**i for i, p in enumerate("KMGT", 1)}
@@ -139,6 +139,23 @@ class Memory:
 
     def note(self, rows: Batch, logits: Tensor) -> None:
         """Told what a model answers about `rows`, new ones or drawn ones: a uniform sample does not listen."""
+
+    def widen(self, name: str, width: int) -> None:
+        """Makes the vectors of floats in a column as long as those that will come: what a row lacks is NaN."""
+        if self._store is not None:
+            column = tensor(self._store.template, name)
+            if wider(like := column.new_empty(0, width), column):
+                self._store.widen(name, like)
+
+    def narrow(self, name: str, width: int) -> None:
+        """Takes back what `widen` did: the vectors in a column are cut to `width`. In RAM only."""
+        if self._store is None or tensor(self._store.template, name).shape[1] <= width:
+            return
+        if self.folder is not None:
+            raise ValueError(f"the rows of this memory lie in {self.folder}, and what lies on disk is never rewritten")
+        columns = self._store.gather(torch.arange(len(self)))
+        columns[name] = tensor(columns, name)[:, :width].contiguous()
+        self._store = Ram.restore(self._kept.capacity, {"columns": columns})
 
     def sample(self, count: int) -> Batch:
         """`count` different rows, or all if there are fewer, in random order: each choice is equally likely.

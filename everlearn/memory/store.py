@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everlearn.batch import Batch, Column, length, pick
+from everlearn.batch import Batch, Column, length, pick, tensor
 
 
 class Store(Protocol):
@@ -21,6 +21,10 @@ class Store(Protocol):
 
     def gather(self, slots: Tensor, *names: str) -> Batch:
         """A copy of the rows in these slots, (n,) int64; of all columns, or of those named."""
+        ...
+
+    def widen(self, name: str, like: Tensor) -> None:
+        """Gives the vectors of floats in a column NaN at the end, until they are as long as those in `like`."""
         ...
 
     def shrink(self, count: int, sources: Tensor, targets: Tensor) -> None:
@@ -61,8 +65,8 @@ class Ram:
                 new = column
                 if new.shape[1:] != held.shape[1:]:  # vectors of floats have become longer, or shorter
                     if wider(new, held):
-                        self.template[name] = like = held.new_empty((0, new.shape[1]))
-                        self._columns[name] = held = widened(held, like)
+                        self.widen(name, held.new_empty((0, new.shape[1])))
+                        held = tensor(self._columns, name)
                     new = widened(new, held)
                 _put(held, where, new.to(held.device))
             elif isinstance(held, list):
@@ -76,6 +80,11 @@ class Ram:
         if self._plain and not names:  # old rows are drawn at every step: nothing is asked of each column then
             return {name: column.index_select(0, slots) for name, column in self._columns.items()}  # type: ignore[union-attr]
         return {name: pick(self._columns[name], slots) for name in names or self._columns}
+
+    def widen(self, name: str, like: Tensor) -> None:
+        """Gives the vectors of floats in a column NaN at the end, until they are as long as those in `like`."""
+        self.template[name] = like
+        self._columns[name] = widened(tensor(self._columns, name), like)
 
     def shrink(self, count: int, sources: Tensor, targets: Tensor) -> None:
         """Moves rows to other slots, and erases all but the first `count`."""

@@ -34,6 +34,7 @@ from everlearn.methods.gpm import GPM
 from everlearn.methods.growth import GrowHead
 from everlearn.methods.gss import GSS
 from everlearn.methods.hat import HAT
+from everlearn.methods.hedge import Hedge
 from everlearn.methods.icarl import ICaRL
 from everlearn.methods.independent import Independent
 from everlearn.methods.inflora import InfLoRA
@@ -41,6 +42,7 @@ from everlearn.methods.jan import JAN
 from everlearn.methods.l2 import L2
 from everlearn.methods.l2p import L2P
 from everlearn.methods.l2sp import L2SP
+from everlearn.methods.logitadj import LogitAdjust
 from everlearn.methods.lora import LoRA
 from everlearn.methods.lpft import LPFT
 from everlearn.methods.lwf import LwF
@@ -84,6 +86,7 @@ METHODS: dict[str, type[Method]] = {
     "mas": MAS,
     "rwalk": RWalk,
     "l2": L2,
+    "logitadj": LogitAdjust,
     "lwf": LwF,
     "lwfmc": LwFMC,
     "featdistill": FeatDistill,
@@ -104,6 +107,7 @@ METHODS: dict[str, type[Method]] = {
     "packnet": PackNet,
     "hat": HAT,
     "pnn": PNN,
+    "hedge": Hedge,
     "independent": Independent,
     "lora": LoRA,
     "olora": OLoRA,
@@ -196,10 +200,12 @@ __all__ = [
     "Freeze",
     "GDumb",
     "GrowHead",
+    "Hedge",
     "ICaRL",
     "Independent",
     "InfLoRA",
     "LoRA",
+    "LogitAdjust",
     "LwF",
     "LwFMC",
     "Naive",

@@ -11,6 +11,8 @@ from everlearn.spec import Spec, call, one_of, parse_chain
 
 MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "lossaware": LossAware, "reservoir": Memory, "ring": Ring}
 
+_SAID: dict[Any, str] = {float | int: "a number", int: "a whole number", bool: "true or false"}
+
 
 def build(
     text: str,
@@ -48,9 +50,9 @@ def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
     known = [parameter.name for parameter in parameters(cls)]
     settings = ({"seed": seed} if "seed" in known else {}) | dict(spec.settings)
     made: Any = {field.name: field.type for field in fields(cls)}.get("memory")
-    if made == Memory | None:  # of use without one, too
-        made = Memory if settings.get("memory") is not None else None
-    if made is Memory:  # else there is none, or one that goes with the method
+    if made == Memory | None and settings.get("memory") is None:  # of use without one, too
+        made = None
+    elif made in {Memory, Memory | None}:  # else there is none, or one that goes with the method
         known += ["keep"]
         made = MEMORIES[one_of("memory", str(settings.pop("keep", memory)), MEMORIES)]
         if made is LossAware and not issubclass(cls, Replay):
@@ -65,14 +67,10 @@ def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
         if not field.init or get_origin(kind) is Literal:
             continue
         if isinstance(value := vars(method)[field.name], bool) != (kind is bool) or not isinstance(value, kind):
-            raise ValueError(f"{spec.name}:{field.name.rstrip('_')} must be {_said(field.type)}, but is {value!r}")
+            raise ValueError(f"{spec.name}:{field.name.rstrip('_')} must be {_SAID.get(kind, kind)}, but is {value!r}")
         if isinstance(value, int | float) and value < 0:
             raise ValueError(f"{spec.name}:{field.name.rstrip('_')} must not be negative, but is {value!r}")
     return method
-
-
-def _said(kind: Any) -> str:
-    return {float: "a number", int: "a whole number", bool: "true or false"}.get(kind, str(kind))
 
 
 def _field(cls: type[Method], key: str) -> str:

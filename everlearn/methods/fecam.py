@@ -64,6 +64,11 @@ class FeCAM(Frozen):
             mine = y[places] == label
             self.scatter[label].addmm_(weighed[mine].T, away[mine])
 
+    def widen(self, width: int) -> None:
+        """Of this statistic, too."""
+        super().widen(width)
+        self.scatter = widened(self.scatter, (len(self.counts), width, width))
+
     def solve(self) -> Solution:
         """The means (classes, width), and the inverses (classes, width, width)."""
         (mean,) = super().solve()

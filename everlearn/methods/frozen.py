@@ -11,7 +11,7 @@ from everlearn.batch import Batch, length
 from everlearn.border import one_of
 from everlearn.method import Method
 from everlearn.models.body import labelled, look, looked
-from everlearn.models.statistics import Derived, Solution, widened
+from everlearn.models.statistics import Derived, Solution, of_those_met, roomier, widened
 from everlearn.objective import Objective, Output
 from everlearn.streams.experience import Experience
 
@@ -74,18 +74,19 @@ class Frozen(Method):
             self._count(features, y)
         self.inside = False
 
+    def widen(self, width: int) -> None:
+        """Makes room for features that come from now on: they were 0 in all rows before."""
+        self.sums, self.solved = widened(self.sums, (len(self.counts), width)), Derived()
+
     def _count(self, features: Tensor, y: Tensor) -> None:
         if not len(y):
             return
         with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
             h = self.transform(features.to(getattr(torch, self.precision)))
-            shape = max(len(self.counts), int(y.max()) + 1), h.shape[1]
-            if len(self.counts) and h.shape[1] != (width := self.sums.shape[1]):
-                raise ValueError(f"the features have {h.shape[1]} numbers, but those counted before had {width}")
-            self.counts, self.sums = widened(self.counts.to(y), shape[:1]), widened(self.sums.to(h), shape)
-            new = F.one_hot(y, shape[0]).to(h).T @ h
+            self.counts, self.sums = roomier(self.counts, self.sums, h, y)
+            new = F.one_hot(y, len(self.counts)).to(h).T @ h
             self.absorb(h, y, new)
-            self.sums, self.counts = self.sums + new, self.counts + torch.bincount(y, minlength=shape[0])
+            self.sums, self.counts = self.sums + new, self.counts + torch.bincount(y, minlength=len(self.counts))
         self.solved.clear()
 
     def predict(self, model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
@@ -95,6 +96,4 @@ class Frozen(Method):
             return output.logits
         with torch.autocast(features.device.type, enabled=False):
             scores = self.scores(self.transform(features.to(self.sums.dtype)), *self.solved.value(self.solve))
-        scores = scores.masked_fill(self.counts == 0, -torch.inf).float()
-        outputs = 0 if features is output.logits else output.logits.shape[1]
-        return F.pad(scores, (0, max(0, outputs - scores.shape[1])), value=-torch.inf)  # as wide as the head, or wider
+        return of_those_met(scores, self.counts, 0 if features is output.logits else output.logits.shape[1])

@@ -28,7 +28,8 @@ class LPFT(Method):
     solved for at the beginning of each experience, as `Probe` does it, and takes its place with the first batch.
     With a `memory` its rows count, too: of classes that arrive one after another in one head, each is then solved for
     against the others. It is filled with the rows that come by, as that of a replay beside it.
-    Departure: the head is the minimum itself, where the authors take the best of a grid of C on validation rows.
+    Departures: the head is the minimum itself, where the authors take the best of a grid of C on validation rows; and a
+    feature that is nearly always 0 is not blown up to the size of others, as its weights would tear at the body.
     """
 
     card: ClassVar[Card] = Card(
@@ -51,7 +52,7 @@ class LPFT(Method):
     def begin(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
         """Looks at the rows, and solves."""
         old = self.memory if self.memory is not None and len(self.memory) else None
-        self.solution = probed(model, experience, objective, self.head, self.C, old=old)
+        self.solution = probed(model, experience, objective, self.head, self.C, old=old, least=_LEAST)
 
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:
         """Fine-tuning."""
@@ -74,3 +75,7 @@ class LPFT(Method):
     def _take_place(self, model: nn.Module) -> None:
         install(model, self.solution)
         self.solution = {}
+
+
+_LEAST = 0.1
+"""The smallest deviation of a feature that counts, as a share of what they are in the mean."""

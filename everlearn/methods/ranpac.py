@@ -14,8 +14,9 @@ from everlearn.data.order import epoch_order
 from everlearn.method import Card
 from everlearn.methods.ridge import Ridge
 from everlearn.models.body import looked
-from everlearn.models.statistics import widened
+from everlearn.models.statistics import best_strength, widened
 from everlearn.objective import Objective
+from everlearn.randomness import mix
 from everlearn.streams.experience import Experience
 
 
@@ -53,9 +54,16 @@ class RanPAC(Ridge):
     def transform(self, h: Tensor) -> Tensor:
         """The random features."""
         if not len(self.P):
-            self.P = torch.randn(h.shape[1], self.M, generator=torch.Generator().manual_seed(self.seed))
+            self.widen(h.shape[1])
         self.P = self.P.to(h)
         return (h @ self.P).relu_()
+
+    def widen(self, width: int) -> None:
+        """Draws what P lacks for features that come from now on: they were 0 in all rows before."""
+        before = len(self.P)
+        generator = torch.Generator().manual_seed(mix(self.seed, before) if before else self.seed)
+        more = torch.randn(width - before, self.M, generator=generator)
+        self.P = torch.cat([self.P, more.to(self.P)]) if before else more
 
     @property
     def strength(self) -> float:
@@ -79,21 +87,3 @@ class RanPAC(Ridge):
         if bool(cross.any()) and bool(held_cross.any()):  # there are labelled rows in both
             self.chosen = best_strength(gram, widened(cross, held_cross.shape), held_gram, held_cross)
             self.solved.clear()
-
-
-def best_strength(gram: Tensor, cross: Tensor, held_gram: Tensor, held_cross: Tensor) -> float:
-    """The lambda with which some rows, of G = `gram` and C^T = `cross`, predict those held out best.
-
-    No row h is needed: |Y - H W|^2 = |Y|^2 - 2 tr W^T H^T Y + tr W^T H^T H W. Nor a solution for each lambda: with
-    G = V S V^T, W = V (S + lambda I)^-1 V^T C.
-    """
-    values, vectors = torch.linalg.eigh(gram)
-    along = vectors.T @ cross.T
-    errors = []
-    for strength in STRENGTHS:
-        weight = vectors @ (along / (values.clamp(min=0) + strength).unsqueeze(1))
-        errors.append((weight * (held_gram @ weight - 2 * held_cross.T)).sum())
-    return STRENGTHS[int(torch.stack(errors).argmin())]
-
-
-STRENGTHS = [10.0**power for power in range(-8, 9)]

@@ -39,6 +39,11 @@ class Ridge(Frozen):
         """Adds to G."""
         self.G = widened(self.G.to(h), (h.shape[1],) * 2).addmm_(h.T, h)
 
+    def widen(self, width: int) -> None:
+        """Of this statistic, too."""
+        super().widen(width)
+        self.G = widened(self.G, (width, width))
+
     def solve(self) -> Solution:
         """W, (width, classes)."""
         system = self.G.clone()

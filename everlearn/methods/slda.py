@@ -48,6 +48,11 @@ class SLDA(Frozen):
             weighed = away * (n / (n + 1)).unsqueeze(1)
         self.scatter = widened(self.scatter.to(h), (h.shape[1],) * 2).addmm_(weighed.T, away)
 
+    def widen(self, width: int) -> None:
+        """Of this statistic, too."""
+        super().widen(width)
+        self.scatter = widened(self.scatter, (width, width))
+
     def solve(self) -> Solution:
         """The weights (width, classes) and biases (classes)."""
         (mean,) = super().solve()

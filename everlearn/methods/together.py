@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from everlearn.method import Method
-from everlearn.methods import AGEM, GEM, METHODS, OGD, PNN, SCR, AutoRGN, BiC, GrowHead, LoRA, Naive, Replay, Thaw
-from everlearn.methods.prompting import Prompting
+from everlearn.methods import AGEM, GEM, METHODS, OGD, PNN, SCR, AutoRGN, BiC, GrowHead, LoRA, Naive, Thaw
+from everlearn.methods.adjusted import adjusted
+from everlearn.methods.prompted import prompted
 from everlearn.methods.unlabelled import at_test_time, sided
+from everlearn.methods.weighed import weighed
 
 
 def together(names: Sequence[str]) -> None:
@@ -38,7 +40,9 @@ def together(names: Sequence[str]) -> None:
             "guarantee; choose one"
         )
     _scaled(names, bending)
-    _prompted(names)
+    prompted(names)
+    weighed(names)
+    adjusted(names)
     sided(names)
     at_test_time(names)
     fresh = [name for name in names if METHODS[name] is PNN]
@@ -79,21 +83,4 @@ def _scaled(names: Sequence[str], bending: Sequence[str]) -> None:
         raise ValueError(
             f"{bending[0]} projects the gradient as a whole, and {scaling[0]} lets only a part of it through, "
             f"for which {bending[0]} guarantees nothing; use one of them"
-        )
-
-
-def _prompted(names: Sequence[str]) -> None:
-    """Refuses what does not go with prompts."""
-    prompting = [name for name in names if issubclass(METHODS[name], Prompting)]
-    if prompting and (
-        others := [name for name in names if METHODS[name] not in (METHODS[prompting[0]], GrowHead, Replay)]
-    ):
-        raise ValueError(
-            f"{prompting[0]} leaves the body as it is, and asks it with prompts, of which {', '.join(others)} would "
-            f"know nothing; use er in front of it: er+{prompting[0]}"
-        )
-    if prompting and Replay in [METHODS[name] for name in names[names.index(prompting[0]) :]]:
-        raise ValueError(
-            f"{prompting[0]} would see the batch before er has joined old rows to it, and not know of which classes "
-            f"they are; put er first: er+{prompting[0]}"
         )

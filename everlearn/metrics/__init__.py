@@ -9,6 +9,7 @@ from everlearn.metrics.anytime import (
 )
 from everlearn.metrics.catalogue import READINGS, Reading, read
 from everlearn.metrics.evaluate import Kind, Result, evaluate
+from everlearn.metrics.prequential import Prequential, prequential
 from everlearn.metrics.readings import (
     NotMeasuredError,
     average_accuracy,
@@ -23,12 +24,14 @@ from everlearn.metrics.readings import (
 )
 from everlearn.metrics.report import Report
 from everlearn.metrics.scores import Moments, Score, Scores
+from everlearn.metrics.timeline import timeline
 
 __all__ = [
     "READINGS",
     "Kind",
     "Moments",
     "NotMeasuredError",
+    "Prequential",
     "Reading",
     "Report",
     "Result",
@@ -46,7 +49,9 @@ __all__ = [
     "intransigence",
     "learning_accuracy",
     "minimum_accuracy",
+    "prequential",
     "read",
+    "timeline",
     "windowed_forgetting",
     "windowed_plasticity",
     "worst_case_accuracy",

@@ -69,26 +69,57 @@ def lines(
     `named` puts the names of the lines beside their ends.
     """
     count = len(marks)
+    every = math.ceil(count / 10)
+    return frame(
+        title,
+        description,
+        entries,
+        axis,
+        count,
+        begins="".join(_rule((index / count, 0), (index / count, 1), "begin") for index in range(1, count)),
+        below=[((i + 0.5) / count, marks[i]) for i in range(0, count, every)],
+        room=every / count,
+        named=named,
+    )
+
+
+def frame(
+    title: str,
+    description: str,
+    entries: Sequence[Line],
+    axis: Axis,
+    length: float,
+    *,
+    begins: str,
+    below: Sequence[tuple[float, str]],
+    room: float,
+    named: bool,
+    above: str = "",
+    over: str = "",
+) -> str:
+    """The lines and all around them: x goes from 0 to `length`, `begins` are drawn behind the lines.
+
+    `below` are words at places from 0 to 1, each of them at most `room` wide; `above` is laid over the plot, and
+    `over` says what x counts.
+    """
     heights = [axis.share(value) for value, _ in axis.ticks]
     grid = "".join(_rule((0, height), (1, height), "grid") for height in heights)
-    begins = "".join(_rule((index / count, 0), (index / count, 1), "begin") for index in range(1, count))
-    paths = "".join(_path(line, axis, count) for line in entries)
+    paths = "".join(_path(line, axis, length) for line in entries)
     left = "".join(
         f'<span style="top:{_percent(1 - height)}">{text}</span>'
         for height, (_, text) in zip(heights, axis.ticks, strict=True)
     )
-    every = math.ceil(count / 10)
-    room = _percent(every / count)
-    below = "".join(
-        f'<span style="left:{_percent((i + 0.5) / count)};max-width:{room}">{escape(marks[i])}</span>'
-        for i in range(0, count, every)
+    words = "".join(
+        f'<span style="left:{_percent(place)};max-width:{_percent(room)}">{escape(word)}</span>'
+        for place, word in below
     )
+    counted = f'<div class="over" aria-hidden="true">{escape(over)}</div>' if over else ""
     return (
         f'<div class="plot"><div class="ys" aria-hidden="true">{left}</div>'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{grid}{begins}{paths}</svg>"
+        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{grid}{begins}{paths}</svg>{above}"
         f'<div class="ends">{_ends(entries, axis) if named else ""}</div>'
-        f'<div class="xs" aria-hidden="true">{below}</div></div>'
+        f'{counted}<div class="xs" aria-hidden="true">{words}</div></div>'
     )
 
 
@@ -169,8 +200,8 @@ def _last(mean: float, count: int, gap: float) -> float:
     return _first(mean, count, gap) + gap * (count - 1)
 
 
-def _path(line: Line, axis: Axis, count: int) -> str:
-    places = [(1000 * x / count, 1000 * (1 - axis.share(y))) for x, y in line.points]
+def _path(line: Line, axis: Axis, length: float) -> str:
+    places = [(1000 * x / length, 1000 * (1 - axis.share(y))) for x, y in line.points]
     if not places:
         return ""
     few, many = len(places) <= 10, len(places) > 40

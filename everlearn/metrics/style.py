@@ -58,6 +58,7 @@ td{text-align:right;white-space:nowrap}
 .plot path{fill:none;vector-effect:non-scaling-stroke}
 .grid{stroke:var(--line);stroke-width:1}
 .begin{stroke:var(--soft);stroke-width:1;stroke-dasharray:1 4;opacity:.6}
+.event{stroke:var(--ink);stroke-width:1;stroke-dasharray:3 3;opacity:.5}
 .line{stroke-linejoin:round}
 .dots{stroke-linecap:round}
 .ys,.ends,.xs{position:relative}
@@ -71,6 +72,15 @@ td{text-align:right;white-space:nowrap}
 .ends:not(:empty){width:10.5em}
 .ends span{position:absolute;left:.9em;right:0;transform:translateY(-50%);white-space:nowrap;overflow:hidden;
  text-overflow:ellipsis;color:var(--ink);line-height:1.2}
+.over{grid-column:1;grid-row:2;padding:.5em .8em 0 0;text-align:right;overflow:hidden;text-overflow:ellipsis}
+.timeline .ends:not(:empty){width:14em}
+:not(.panels)>.timeline+.timeline{margin-top:2rem}
+.timeline .plot{padding-right:1.2em}
+.timeline .key{max-width:none}
+.events{grid-column:2;grid-row:1;position:relative;pointer-events:none}
+.events span{position:absolute;bottom:100%;padding:0 .3em .15em;white-space:nowrap;line-height:1.2}
+.plot:has(.events){margin-top:2rem}
+.happened th,.happened td{padding:.12rem 1.4em .12rem 0;text-align:left}
 .instead{display:none}
 .ends i{display:inline-block;width:.75em;height:.75em;border-radius:2px;margin-right:.45em}
 .chip{width:12px;height:12px;margin-right:.45em;vertical-align:-1px}
@@ -112,7 +122,7 @@ footer{margin-top:3rem;color:var(--soft);font-size:.82rem}
  body{font-size:15px}
  .reading{grid-template-columns:minmax(0,1fr)}
  .reading table{grid-row:auto;grid-column:1;margin-top:.4rem}
- .plot .ends{display:none}
+ .plot .ends,.plot .events{display:none}
  .instead{display:block}
  .plot{grid-template-rows:210px auto;grid-template-columns:4em minmax(0,1fr) minmax(0,auto)}
  .facts{grid-template-columns:1fr;gap:0}

@@ -44,9 +44,11 @@ class Classes:
         Unknown names are a ValueError.
         """
         wanted = _strings(names)
-        if unknown := [name for name in dict.fromkeys(wanted) if name not in self._positions]:
-            raise ValueError(self._unknown(unknown))
-        return torch.tensor([self._positions[name] for name in wanted], dtype=torch.int64)
+        try:
+            return torch.tensor([self._positions[name] for name in wanted], dtype=torch.int64)
+        except KeyError:
+            unknown = [name for name in dict.fromkeys(wanted) if name not in self._positions]
+            raise ValueError(self._unknown(unknown)) from None
 
     def table(self, names: Iterable[str]) -> Tensor:
         """The positions of one data set's classes (int64) by its own labels, so `table[y]` is for the head.

@@ -21,6 +21,7 @@ def probed(
     C: float,  # noqa: N803 (scikit-learn's name)
     *,
     old: Rows | None = None,
+    least: float = 0.0,
 ) -> Weights:
     """The weights of the head, by name, that are best for the labelled rows of the experience; the model stays.
 
@@ -49,7 +50,7 @@ def probed(
         )
     known(y, layer.out_features)
     now = {part: value.detach()[: layer.out_features].cpu().double() for part, value in own.items()}
-    new = refitted(x.double(), y, now["weight"], now.get("bias"), C)
+    new = refitted(x.double(), y, now["weight"], now.get("bias"), C, least=least)
     return {
         f"{name}.{part}".lstrip("."): value.to(own[part])
         for part, value in zip(("weight", "bias"), new, strict=True)
@@ -57,17 +58,26 @@ def probed(
     }
 
 
-def refitted(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, C: float) -> tuple[Tensor, Tensor | None]:  # noqa: N803
+def refitted(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    C: float,  # noqa: N803
+    *,
+    least: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
     """Weight (classes, width) and bias (classes) with the rows of the classes in `y` (rows) at the minimum of
 
         1/2 sum |W_c|^2 + C sum_i CE(W z_i + b, y_i)   over these rows,   z = (x - mean) / deviation of x (rows, width)
 
-    and written for x. Without a bias the mean is taken to be 0. All are float64; L-BFGS with strong Wolfe conditions.
+    and written for x. Deviations below `least` times their root mean square count as that. Without a bias the mean is
+    taken to be 0. All are float64; L-BFGS with strong Wolfe conditions.
     """  # noqa: D400, D415 (an equation)
     mean = x.mean(0) if bias is not None else x.new_zeros(x.shape[1])
     deviation = (x - mean).square().mean(0).sqrt()
     told = deviation > 1e-12 * x.abs().amax(0)  # a feature that never changes says nothing
-    share = torch.where(told, 1 / deviation, 0.0)
+    share = torch.where(told, 1 / deviation.clamp(min=least * deviation.square().mean().sqrt()), 0.0)
     z = (x - mean) * share
     classes, place = y.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     rivals = torch.ones(len(weight), dtype=torch.bool).index_fill(0, classes, value=False)

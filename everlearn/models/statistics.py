@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Solution = tuple[Tensor, ...]
 
@@ -52,6 +53,20 @@ def widened(old: Tensor, shape: Sequence[int]) -> Tensor:
     return new
 
 
+def roomier(counts: Tensor, sums: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The counts (classes) and sums (classes, width) with room for the classes `y` of features `h`, (rows, width)."""
+    shape = max(len(counts), int(y.max()) + 1), h.shape[1]
+    if len(counts) and h.shape[1] != (width := sums.shape[1]):
+        raise ValueError(f"the features have {h.shape[1]} numbers, but those counted before had {width}")
+    return widened(counts.to(y), shape[:1]), widened(sums.to(h), shape)
+
+
+def of_those_met(scores: Tensor, counts: Tensor, outputs: int) -> Tensor:
+    """The scores, (rows, classes), as float32, -inf for classes without a row: for `outputs` classes at the least."""
+    scores = scores.masked_fill(counts == 0, -torch.inf).float()
+    return F.pad(scores, (0, max(0, outputs - scores.shape[1])), value=-torch.inf)
+
+
 def deviations(h: Tensor, y: Tensor, counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What each row of a class differs by from the mean of all rows of its class before it, as if they came one by one.
 
@@ -94,3 +109,21 @@ def solve_definite(matrix: Tensor, right: Tensor, way_out: str) -> Tensor:
     if bool(failed):
         raise ValueError(f"the system of {len(matrix)} equations is singular to machine precision; {way_out}")
     return torch.cholesky_solve(right, factor)
+
+
+def best_strength(gram: Tensor, cross: Tensor, held_gram: Tensor, held_cross: Tensor) -> float:
+    """The lambda with which some rows, of G = `gram` and C^T = `cross`, predict those held out best.
+
+    No row h is needed: |Y - H W|^2 = |Y|^2 - 2 tr W^T H^T Y + tr W^T H^T H W. Nor a solution for each lambda: with
+    G = V S V^T, W = V (S + lambda I)^-1 V^T C.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    along = vectors.T @ cross.T
+    errors = []
+    for strength in STRENGTHS:
+        weight = vectors @ (along / (values.clamp(min=0) + strength).unsqueeze(1))
+        errors.append((weight * (held_gram @ weight - 2 * held_cross.T)).sum())
+    return STRENGTHS[int(torch.stack(errors).argmin())]
+
+
+STRENGTHS = [10.0**power for power in range(-8, 9)]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from everlearn.learner import Learner, MakeOptimizer
+from everlearn.learner import Learner
 from everlearn.models.blocks import blocks
+from everlearn.models.members import MakeOptimizer, learning, members_of
 from everlearn.models.views import bare
 from everlearn.spec import one_of
 
@@ -168,10 +169,10 @@ class Groups:
 
 def learner_groups(learner: Learner) -> Groups:
     """What the optimizer of `learner` has, group by group; before the first experience, what it would have."""
-    optimizer = learner.optimizer
+    optimizer, named = learner.optimizer, learner._named()  # noqa: SLF001
     if optimizer is None:
-        optimizer = learner.make_optimizer([learner._named()[name] for name in learner._learning()])  # noqa: SLF001
-    members = learner._members(optimizer)  # noqa: SLF001
+        optimizer = learner.make_optimizer([named[name] for name in learning(named)])
+    members = members_of(optimizer, named)
     return Groups(
         tuple(
             Group(

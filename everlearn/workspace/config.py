@@ -1,13 +1,12 @@
 """What a run is asked to do: one flat list of settings, from flags, from TOML, or from Python."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from everlearn.spec import nearest
+from everlearn.settings import by_name, in_toml
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,7 @@ def make(given: Mapping[str, Any], where: str = "", required: tuple[str, ...] | 
     `where` says in errors where the settings stand, if they stand in a file.
     """
     where = f"{where}: " if where else ""
-    values = {}
-    for key, value in given.items():
-        name = key.replace("-", "_")
-        if name not in TYPES:
-            raise ValueError(f"{where}there is no setting {key!r}{nearest(name, TYPES)}")
-        values[name] = _typed(name, value, where)
+    values = by_name(given, TYPES, where)
     for name, value in values.items():
         least, most = _BOUNDS.get(name, (-math.inf, math.inf))
         if name in _BOUNDS and not least <= value <= most:  # NaN compares false
@@ -176,29 +170,10 @@ def _together(config: Config, where: str) -> None:
         )
 
 
-def _typed(name: str, value: Any, where: str) -> Any:
-    kind = TYPES[name]
-    if get_origin(kind) is tuple:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not all(isinstance(item, get_args(kind)[0]) for item in items):
-            raise ValueError(f"{where}{name} must be a list of texts, but is {value!r}")
-        return tuple(items)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where}{name} must be of type {kind.__name__}, but is {value!r}")
-    return value
-
-
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The settings in a TOML file; a relative path in it is relative to the file."""
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; --config takes a TOML file of settings")
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
+    given = in_toml(path)
     for name in ("weights", "old", "memory", "out"):
         if isinstance(given.get(name), str) and (name != "weights" or given[name] not in NO_FILES):
             given[name] = str(path.parent / given[name])

@@ -1,8 +1,5 @@
-"""The folder of a run: what lies where in it, and that one process at a time works there."""
+"""The folder of a run: what lies where in it."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 WEIGHTS = (".pth", ".pt", ".safetensors")
@@ -32,14 +29,3 @@ def done(out: str | Path) -> bool:
 def file_name(name: str) -> str:
     """A name that files can have."""
     return "".join(c if c.isalnum() or c in "+-=." else "_" for c in name)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time works in a run."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another process works on the run in {folder}; wait for it, or stop it") from error
-        yield

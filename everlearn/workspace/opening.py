@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from everlearn import checkpoint
+from everlearn.environment import environment
 from everlearn.models.named import model_file
 from everlearn.transfer.frozen import frozen_report
 from everlearn.workspace.arrivals import Data, arrange, load_sources
 from everlearn.workspace.config import Config, make, settled
 from everlearn.workspace.folder import folder_of, weights_of
 from everlearn.workspace.model import load_model, outputs_of
-from everlearn.workspace.run import Run, environment
+from everlearn.workspace.run import Run
 from everlearn.workspace.strategies import adapting, propose, settle
 from everlearn.workspace.training import use_machine
 from everlearn.workspace.transferring import arrange_transfer

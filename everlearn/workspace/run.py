@@ -5,7 +5,6 @@ RUN/checkpoints/NAME/  the last checkpoints of each contender
 RUN/model.pth, model.safetensors, memory.checkpoint, report.html, report.json    when it is done
 """
 
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,10 +13,10 @@ from typing import Any
 
 import torch
 
-import everlearn
 from everlearn import border, checkpoint
 from everlearn.batch import Rows
 from everlearn.data import Columns, Concat
+from everlearn.environment import environment
 from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain, Method
@@ -32,7 +31,7 @@ from everlearn.streams import Experience
 from everlearn.transfer.statistics import recompute_statistics
 from everlearn.workspace.arrivals import Data
 from everlearn.workspace.config import Config
-from everlearn.workspace.folder import done, file_name, folder_of, locked, weights_of
+from everlearn.workspace.folder import done, file_name, folder_of, weights_of
 from everlearn.workspace.model import check_answers, few, load_model
 from everlearn.workspace.strategies import recipe_of
 from everlearn.workspace.training import make_optimizer, make_scheduler, make_view
@@ -107,7 +106,7 @@ class Run:
 
         `say` is told of checkpoints that are damaged.
         """
-        with locked(self.folder):
+        with checkpoint.locked(self.folder):
             for name, method in self.contenders.items():
                 yield from self._contend(name, method, say)
             self._finish()
@@ -344,17 +343,6 @@ class Run:
             "weights": str(self.loaded),
             **environment(),
         }
-
-
-def environment() -> dict[str, str]:
-    """What the last bits of a result depend on, besides its settings."""
-    return {
-        "everlearn": everlearn.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": str(torch.get_num_threads()),
-    }
 
 
 def memories(method: Method) -> list[Memory]:

@@ -95,8 +95,8 @@ _SCHEDULES: dict[str, tuple[Callable[..., LRScheduler], tuple[str, ...], str]] =
     "linear": (_lr.LinearLR, ("start_factor", "end_factor"), "total_iters"),
     "step": (_lr.StepLR, ("step_size", "gamma"), ""),
     "onecycle": (_one_cycle, ("max_lr", "pct_start"), "total_steps"),
-    "inverse": (partial(_paced, inverse_decay), ("alpha", "beta"), "steps"),
-    "warmup": (partial(_paced, warmup), ("share", "start", "then"), "steps"),
+    "inverse": (partial(_paced, inverse_decay), ("alpha", "beta", "floor"), "steps"),
+    "warmup": (partial(_paced, warmup), ("share", "start", "then", "floor"), "steps"),
 }
 
 

@@ -1,5 +1,6 @@
 """everlearn keeps what it asks of others, with every method, and no check passes for want of somebody to ask."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,17 +14,29 @@ KNOWN: dict[tuple[str, str], str] = {}
 """What fails, and why it still does: a line goes when its fault goes."""
 
 
+ALL = os.environ.get("EVERLEARN_CONTRACT") == "all"
+
+
+def tried(check):
+    """The methods that are put through a check: where it is about all of them every second one, in turn.
+
+    So each method comes before half of those checks. All come before all in `make contract` and `make conformance`.
+    """
+    return None if ALL or CHECKS[check].trait is not None else list(METHODS)[list(CHECKS).index(check) % 2 :: 2]
+
+
 @pytest.mark.parametrize("check", CHECKS)
 def test_no_method_fails(check):
-    findings = list(examine(Everlearn(), checks=[check], experiences=30))
+    findings = list(examine(Everlearn(), checks=[check], methods=tried(check), experiences=30))
     failed = {(each.check, each.method): each.evidence for each in findings if each.verdict == "FAIL"}
     assert failed.keys() == {key for key in KNOWN if key[0] == check and key[1] in METHODS}, failed
     assert Counter(each.verdict for each in findings)["PASS"]
 
 
 @pytest.mark.parametrize("method", ["agem", "er"])
-def test_a_thousand_experiences_need_no_more_memory_than_two_hundred(method):
-    (finding,) = examine(Everlearn(), checks=["many-experiences"], methods=[method], experiences=1000)
+def test_many_experiences_need_no_more_memory_than_a_fifth_of_them(method):
+    count = 1000 if os.environ.get("EVERLEARN_THOUSAND") == "all" else 200
+    (finding,) = examine(Everlearn(), checks=["many-experiences"], methods=[method], experiences=count)
     assert finding.verdict == "PASS", finding.evidence
 
 
@@ -31,7 +44,7 @@ def test_every_registered_method_is_on_trial_or_says_why_not():
     entries = registered()
     assert entries.keys() == METHODS.keys()
     declined = {name for name, entry in entries.items() if entry.declined}
-    wanted = {"task labels", "a transformer", "batch normalisations", "a pretrained head"}
+    wanted = {"task labels", "a transformer", "batch normalisations", "a pretrained head", "exits"}
     assert declined == {name for name, cls in METHODS.items() if wanted & {*cls.card.needs}}
 
 

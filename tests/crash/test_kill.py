@@ -11,7 +11,7 @@ import pytest
 from everlearn import checkpoint
 from everlearn.models import read_weights
 
-KILLS = int(os.environ.get("EVERLEARN_KILLS", "20"))
+KILLS = int(os.environ.get("EVERLEARN_KILLS", "12"))
 METHODS = [
     "naive",
     "er:memory=20,count=8",
@@ -37,7 +37,7 @@ def test_a_run_killed_at_random_points_ends_bit_identical_to_one_that_never_stop
         capture_output=True,
         text=True,
         env=environment,
-        timeout=280 if KILLS == 20 else None,
+        timeout=280 if KILLS == 12 else None,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -44,7 +44,7 @@ def settings(folder: Path, out: str, method: str) -> dict[str, object]:
         "test": [data["test"]],
         "method": method,
         "out": str(folder / out),
-        "epochs": 8,
+        "epochs": 4,
         "batch_size": 8,
         "optimizer": "adam:lr=0.003",
         "scheduler": "cosine",

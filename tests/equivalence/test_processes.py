@@ -50,7 +50,7 @@ def test_both_processes_end_with_the_same_weights_and_statistics(ends, method, k
 
 
 def test_methods_that_differ_end_with_weights_that_differ(ends):
-    found = [ends[0][f"{method} mlp"] for method in ("naive", "er", "der", "derpp", "ewc", "si", "lwf")]
+    found = [ends[0][f"{method} mlp"] for method in pair.COMPARED]
     assert not any(checkpoint.same(a, b) for place, a in enumerate(found) for b in found[:place])
 
 

@@ -39,7 +39,7 @@ def test_it_is_fine_tuning_from_the_head_of_a_probe_in_each_experience():
     subject, model = learner(LPFT(C=2.0)), net()
     for index in range(2):
         subject.learn(experience(index))
-        install(model, probed(model, experience(index), classify, None, 2.0))
+        install(model, probed(model, experience(index), classify, None, 2.0, least=0.1))
         optimizer = SGD(model.parameters())
         for batch in drawn(experience(index)):
             optimizer.zero_grad()
@@ -111,7 +111,7 @@ def test_with_a_memory_the_head_is_solved_for_on_old_rows_and_new_ones():
     model, optimizer = deepcopy(subject.model), None
     columns = [everything(experience(index).train) for index in range(2)]
     both = Columns(**{name: torch.cat([column[name] for column in columns]) for name in "xy"})
-    install(model, probed(model, replace(experience(1), train=both), classify, None, 1.0))
+    install(model, probed(model, replace(experience(1), train=both), classify, None, 1.0, least=0.1))
     optimizer = SGD(model.parameters())
     classify(model, next(iter(batches(experience(1).train, epoch_order(20, 0, 1, 0), 8)))).loss.backward()
     optimizer.step()

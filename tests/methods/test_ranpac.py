@@ -10,7 +10,8 @@ from everlearn.batch import take
 from everlearn.data import Columns
 from everlearn.data.order import epoch_order
 from everlearn.learner import Learner
-from everlearn.methods.ranpac import STRENGTHS, RanPAC, best_strength
+from everlearn.methods.ranpac import RanPAC
+from everlearn.models.statistics import STRENGTHS, best_strength
 from everlearn.objective import classify
 from everlearn.streams import Experience
 

@@ -154,3 +154,12 @@ def test_what_no_probe_can_be_of_is_refused():
 def test_no_rows_are_no_probe():
     empty = Columns(x=torch.zeros(0, 5), y=torch.zeros(0, dtype=torch.int64))
     assert probed(net(), Experience(0, empty, empty), classify, None, 1.0) == {}
+
+
+def test_with_a_least_deviation_weights_for_a_feature_that_hardly_varies_stay_small():
+    x, y = features()
+    x = (x - 5) / torch.logspace(-2, 2, 6) * torch.tensor([1e-5, 1, 1, 1, 1, 1]) + 5
+    whole, bounded = (refitted(x, y, *zeros(4), 1.0, least=least)[0].abs() for least in (0.0, 0.1))
+    assert whole[:, 0].max() > 1e3
+    assert bounded[:, 0].max() < 10
+    torch.testing.assert_close(bounded[:, 5], whole[:, 5], atol=0.3, rtol=0)

@@ -6,6 +6,7 @@ from everlearn.bench.published import (
     amazon,
     cifar100,
     closed,
+    depth,
     exact,
     gss,
     hymenoptera,
@@ -17,7 +18,21 @@ from everlearn.bench.published import (
 from everlearn.bench.row import Row
 from everlearn.bench.verdict import Ordering
 
-_PAPERS = (exact, mammoth, three_types, agem, mir, gss, rehearsal, closed, hymenoptera, cifar100, amazon, adaptation)
+_PAPERS = (
+    exact,
+    mammoth,
+    three_types,
+    agem,
+    mir,
+    gss,
+    rehearsal,
+    closed,
+    hymenoptera,
+    cifar100,
+    amazon,
+    adaptation,
+    depth,
+)
 
 ROWS: dict[str, Row] = {row.name: row for paper in _PAPERS for row in paper.ROWS if row.there}
 """All rows by name; those whose method this version does not have are left out."""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from everlearn.batch import UNLABELED, Batch, Rows, length, tensor, unlabeled
 from everlearn.data.rows import Around
-from everlearn.learner import Learner, MakeOptimizer
+from everlearn.learner import Learner
 from everlearn.methods.lwf import distill
+from everlearn.models.members import MakeOptimizer
 from everlearn.models.views import bare, evaluating
 from everlearn.objective import Objective, Output, classify
 from everlearn.streams.experience import Experience

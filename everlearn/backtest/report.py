@@ -1,0 +1,73 @@
+"""What a backtest found: JSON, a table in the terminal, and a page."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn.backtest.cells import COLUMNS, cells
+from everlearn.backtest.page import page
+from everlearn.backtest.verdict import Verdict, summary
+from everlearn.checkpoint import write
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Report:
+    """A verdict, and the facts of how it came about, as JSON values."""
+
+    title: str
+    verdict: Verdict
+    facts: Mapping[str, object]
+    timed: bool
+    """Whether ages are seconds; else they are rows."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was found, as plain values. Only the seconds differ between two runs of the same."""
+        verdict = self.verdict
+        return {
+            "title": self.title,
+            "summary": summary(verdict),
+            "facts": dict(self.facts),
+            "error": "mean absolute error" if verdict.regression else "share of wrong answers",
+            "ages": "seconds" if self.timed else "rows",
+            "best": verdict.best.name,
+            "tied": [each.name for each in verdict.tied],
+            "advised": verdict.advised.name,
+            "policies": {each.name: each.to_json() for each in verdict.outcomes},
+            "behind": {name: asdict(each) for name, each in verdict.behind.items()},
+            "definitions": {column.title: column.meaning for column in COLUMNS},
+        }
+
+    def table(self) -> "Table":
+        """A line for each policy, the best first."""
+        from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - rich is needed here only
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        grid = Table(title=Text(self.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        shown = [column for column in COLUMNS if column.shown(self.verdict)]
+        grid.add_column("policy", overflow="fold")
+        for column in shown:
+            grid.add_column(Text(column.title), justify="right")
+        tied = self.verdict.tied
+        for outcome in self.verdict.outcomes:
+            row = cells(outcome, self.verdict, timed=self.timed)
+            style = "bold" if outcome is self.verdict.best else "" if outcome in tied else "dim"
+            grid.add_row(Text(outcome.name), *(Text(row[column.title]) for column in shown), style=style)
+        return grid
+
+    def to_html(self) -> str:
+        """One HTML file with everything in it: no script, nothing from outside."""
+        return page(self.title, self.verdict, self.facts, timed=self.timed)
+
+    def write(self, folder: str | Path) -> Path:
+        """Writes `report.json` and, last, `report.html` into `folder`, each whole or not at all; returns the page."""
+        place = Path(folder)
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write(place / "report.json", text.encode())
+        write(place / "report.html", self.to_html().encode())
+        return place / "report.html"

@@ -1,0 +1,455 @@
+"""A service on a stream: each row is answered, waits for its label, is scored, and learned. It may be killed any time.
+
+RUN/config.json         what was asked
+RUN/checkpoints/        the last states: weights, waiting rows, counts, and the position in the feed that they belong to
+RUN/events.jsonl        drift
+RUN/quarantine.jsonl    rows that could not be read or learned
+RUN/predictions.jsonl   what was answered, if that was asked for
+RUN/report.html, report.json    when the stream has ended, or the service was stopped
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from everlearn.checkpoint import Checkpoints, locked
+from everlearn.metrics.prequential import Prequential
+from everlearn.online.behind import Behind
+from everlearn.online.drift import Drift
+from everlearn.online.encoding import LARGEST
+from everlearn.online.engine import Online, Prediction
+from everlearn.online.latency import Latency
+from everlearn.online.learning import Learning, Lesson, lesson_of, plain_lesson
+from everlearn.online.ledger import Ledger, Settled
+from everlearn.online.lines import Lines
+from everlearn.online.packing import pack, unpack
+from everlearn.online.quarantine import Quarantine
+from everlearn.online.seen import Seen
+from everlearn.online.settings import Settings
+from everlearn.online.span import Span
+from everlearn.randomness import mix, seed_globals
+from everlearn.streams.feed import Feed, Label, Position, Record
+
+_MOST = 256
+"""Records that are asked for at a time."""
+
+_WAIT = 0.25
+"""Seconds to wait for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a service is, between two records."""
+
+    records: int
+    idle: bool = False
+    """Whether nothing had come."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came, in numbers."""
+
+    records: int = 0
+    rows: int = 0
+    """Rows that were answered."""
+    labels: int = 0
+    """Labels that came by themselves."""
+    duplicates: int = 0
+    shed: int = 0
+    """Rows that were not learned because the queue was full."""
+
+
+class Service:
+    """A stream that is answered and learned, in a folder. `steps` does the work.
+
+    Everything that decides about what comes is a function of the records in their order: of no clock, and of no sizes
+    in which a feed hands them out. So a service that was killed ends like one that never was, bit for bit: the position
+    in the feed is saved in one file with the weights, and the feed is told that a record is safe only after that. With
+    a queue (`replicas`), when a row is learned depends on how quick the machine is; then still none is lost, but for
+    those that are shed, and none is learned twice.
+
+    `batch_size` rows are learned together. Rows are answered as they come, each at its own place in a block of that
+    size, filled up with copies: the last bits of an answer depend on the size of a batch and on the place in it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        feed: Feed,
+        online: Online,
+        score: Prequential,
+        drift: Drift | None = None,
+        *,
+        replicas: tuple[Online, Online] | None = None,
+    ) -> None:
+        self.settings, self.feed, self.score = settings, feed, score
+        self.folder = Path(settings.out)
+        self.tally, self.latency = Tally(), Latency()
+        patience = settings.patience
+        expiry = None if patience is None else patience.amount
+        self.ledger = Ledger(expiry, settings.capacity, settings.corrections)
+        self.seen = Seen(settings.duplicates)
+        self.quarantine = Quarantine(self.folder / "quarantine.jsonl", settings.bad_rows)
+        self.learning = Learning(online, drift, Lines(self.folder / "events.jsonl"))
+        self.behind = replicas and Behind(
+            self.learning,
+            replicas,
+            room=settings.queue,
+            batch_size=settings.batch_size,
+            publish=settings.publish,
+            seed=settings.seed,
+        )
+        self.ended = False
+        """Whether all is learned that there will ever be."""
+        self._before = 0.0
+        """Seconds spent in earlier sittings."""
+        self._since = time.monotonic()
+        self._patience, self._delay = patience or Span(math.inf, timed=False), settings.delay
+        self._predictions = Lines(self.folder / "predictions.jsonl") if settings.predictions else None
+        self._keeper = Checkpoints(
+            self.folder / "checkpoints",
+            every_steps=settings.checkpoint_rows or None,
+            every_seconds=settings.checkpoint_seconds or None,
+        )
+        self._position: Position = None
+        self._now = -math.inf
+        self._held: deque[tuple[float, str, Label, float | None]] = deque()
+        """Labels that are held back: when they are due, the row, the label, and when it was said."""
+        self._pending: list[Lesson] = []
+        """What waits for its batch to be full."""
+        self._place = 0
+        """That of the next row in its block."""
+        self._ready: dict[int, tuple[int, Prediction]] = {}
+        """Answers for records further down, by their number: the place in the block, and the answer."""
+        self._saved = 0
+        """Records that the last checkpoint knows of."""
+        self._safe: list[Position] = []
+        """Positions that were saved, and that the feed has not been told of."""
+
+    @property
+    def lessons_waiting(self) -> int:
+        """Rows with labels that have not been learned yet."""
+        return len(self.behind.waiting if self.behind else self._pending)
+
+    @property
+    def held(self) -> int:
+        """Labels that are held back."""
+        return len(self._held)
+
+    @property
+    def spent(self) -> float:
+        """Seconds at work, over all sittings."""
+        return self._before + time.monotonic() - self._since
+
+    def steps(self, say: Callable[[str], None] = print) -> Generator[Moment, None, None]:
+        """Goes on from the last checkpoint until the feed ends; each yield is a moment at which `save` may be called.
+
+        `say` is told of checkpoints that are damaged. Raises a QuarantineError, with all saved, for too many bad rows.
+        """
+        with locked(self.folder):
+            self._restore(say)
+            with self.behind.running() if self.behind else nullcontext():
+                yield from self._work()
+
+    def save(self, *, wait: bool = True) -> None:
+        """Takes a checkpoint now, and then tells the feed. With a queue and without `wait`, the learner takes it."""
+        if self.behind is None:
+            self._write(self._state(), self._position, self.learning.state_dict(), self._pending)
+        elif wait or not self.behind.saving:
+            self._collect()
+            state, position = self._state(), self._position
+            self.behind.save(lambda learned, waiting: self._write(state, position, learned, waiting), wait=wait)
+        self._acknowledge()
+
+    # -- records ----------------------------------------------------------------------------------------------
+
+    def _work(self) -> Generator[Moment, None, None]:
+        self._since = time.monotonic()
+        while not self.ended:
+            records = self.feed.read(_MOST, _WAIT)
+            came = time.perf_counter()
+            self._ready.clear()
+            for place, record in enumerate(records):
+                came = self._take(records, place, came)
+                self._position = record.position
+                self._after()
+                yield Moment(self.tally.records)
+            if not records:
+                if self.feed.ended:
+                    self._finish()
+                elif self._saved < self.tally.records and self._keeper.due():
+                    self.save(wait=False)
+                self.flush()
+                yield Moment(self.tally.records, idle=True)
+
+    def _take(self, records: Sequence[Record], place: int, came: float) -> float:
+        """One record, whatever it is; gives the time when that was done."""
+        record = records[place]
+        self.tally.records += 1
+        if record.time is not None:
+            self._now = max(self._now, record.time)
+        self._deliver()
+        if record.problem:
+            self.quarantine.add(record, record.problem)
+        elif record.label is not None and record.is_label:
+            self.tally.labels += 1
+            self._label(record, record.label)
+        elif record.id in self.ledger or record.id in self.seen:
+            self.tally.duplicates += 1
+            if record.label is not None and self._delay is None and self.ledger.awaits(record.id):
+                self._label(record, record.label)  # it came without one before
+        else:
+            self._row(records, place, came)
+        self._deliver()
+        return time.perf_counter()
+
+    def _row(self, records: Sequence[Record], place: int, came: float) -> None:
+        """Answers a row, and then looks at its label, if it has one."""
+        record = records[place]
+        try:
+            prediction = self._answer(records, place)
+        except ValueError as error:
+            self.quarantine.add(record, str(error))
+            return
+        self.latency.add(time.perf_counter() - came)
+        self.seen.admit(record.id)
+        self.tally.rows += 1
+        self._place = (self._place + 1) % self.settings.batch_size
+        if self._predictions is not None:
+            self._predictions.append(_line(prediction))
+        self._settle(self.ledger.serve(record, prediction, self._clock(self._patience)))
+        if record.label is None:
+            return
+        if self._delay is None:
+            self._label(record, record.label)
+        else:
+            self._held.append((self._clock(self._delay) + self._delay.amount, record.id, record.label, record.time))
+
+    def _answer(self, records: Sequence[Record], place: int) -> Prediction:
+        """The answer for a record; those for rows that follow it in its block are got ready."""
+        at, prediction = self._ready.pop(place, (-1, None))
+        if prediction is not None and at == self._place:
+            return prediction
+        places = [place, *self._following(records, place)]
+        try:
+            answers = self._predict([records[each] for each in places])
+        except ValueError:  # one of them cannot be read; is it this one?
+            places = places[:1]
+            answers = self._predict([records[place]])
+        ready = zip(places, range(self._place, self._place + len(places)), answers, strict=True)
+        self._ready = {each: (at, answer) for each, at, answer in ready}
+        return self._ready.pop(place)[1]
+
+    def _following(self, records: Sequence[Record], place: int) -> list[int]:
+        """Where the rows are that will follow in this block, as far as that is known."""
+        room = self.settings.batch_size - self._place - 1
+        known, found = {records[place].id}, []
+        for later in range(place + 1, len(records) if room else 0):
+            record = records[later]
+            new = record.id not in known and record.id not in self.seen and record.id not in self.ledger
+            if not record.problem and not record.is_label and new:
+                known.add(record.id)
+                found.append(later)
+                if len(found) == room:
+                    break
+        return found
+
+    def _predict(self, rows: Sequence[Record]) -> list[Prediction]:
+        """The answers for rows that stand side by side in their block, from the present place on."""
+        before, after = self._place, self.settings.batch_size - self._place - len(rows)
+        block = [rows[0]] * before + [*rows] + [rows[0]] * after
+        answers = (self.behind or self.learning.online).predict(block)[before : before + len(rows)]
+        for each in answers:
+            if isinstance(each.answer, float) and not math.isfinite(each.answer):
+                raise ValueError(
+                    f"the model answers {each.answer}, which is no number; a smaller learning rate usually helps"
+                )
+        return answers
+
+    # -- labels -----------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """The labels that were held back and are due now."""
+        while self._held and self._delay is not None and self._held[0][0] <= self._clock(self._delay):
+            self._release()
+
+    def _release(self) -> None:
+        _, id_, label, said = self._held.popleft()
+        self._label(Record(id_, {}, label, said), label)
+
+    def _label(self, record: Record, label: Label) -> None:
+        try:
+            label = self._known(label)
+        except ValueError as error:
+            self.quarantine.add(record, str(error))
+            return
+        self._settle(self.ledger.label(record.id, label, self._clock(self._patience), record.time))
+
+    def _known(self, label: Label) -> Label:
+        """A label as the task has it; a ValueError for what cannot be one."""
+        if self.settings.task == "regression":
+            if isinstance(label, str) or not abs(label) < LARGEST:  # else it would be scored, and never learned
+                raise ValueError(f"the label is {label!r}, but a finite number below {LARGEST:.0e} is to be predicted")
+            return float(label)
+        if isinstance(label, str):
+            if not label:
+                raise ValueError("the label is an empty text, which names no class")
+            return label
+        if not abs(label) < math.inf:
+            raise ValueError(f"the label is {label!r}, which names no class")
+        return str(int(label)) if float(label).is_integer() else str(label)
+
+    def _settle(self, settled: Settled | None) -> None:
+        """Scores the answer that was served, now that the label is known, and has the row learned."""
+        if settled is None:
+            return
+        answer = settled.prediction.answer
+        served = None if answer == "" else answer
+        if settled.was is None:
+            self.score.update(served, settled.label)
+        else:
+            self.score.correct(served, settled.was, settled.label)
+            for place, lesson in enumerate(self._pending):
+                if lesson.settled.record.id == settled.record.id:  # it was not learned yet with its wrong label
+                    right = Settled(settled.record, settled.prediction, settled.label, lesson.settled.was)
+                    self._pending[place] = Lesson(right, lesson.at, lesson.time)
+                    return
+        lesson = Lesson(settled, self.score.rows, None if self._now == -math.inf else self._now)
+        if self.behind is not None:
+            self.behind.put(lesson)
+            self.tally.shed = self.behind.shed
+            return
+        self._pending.append(lesson)
+        if len(self._pending) == self.settings.batch_size:
+            self._learn()
+
+    def _learn(self) -> None:
+        """Learns what waits; from here on answers are others."""
+        batch, self._pending = self._pending, []
+        self.learning(batch)
+        self._ready.clear()
+        self._place = 0
+
+    def _clock(self, span: Span) -> float:
+        """How late it is, as the span is measured: rows that were answered, or the latest time of a record."""
+        if not span.timed:
+            return self.tally.rows
+        if self._now == -math.inf:
+            raise ValueError(
+                f"the rows of {self.feed.name} have no time, but {span.amount:g} seconds are to be measured; name the "
+                "column of the time (--time), or give a number of rows"
+            )
+        return self._now
+
+    # -- saving -----------------------------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        """What may be due between two records."""
+        self._collect()
+        self._acknowledge()
+        try:
+            self.quarantine.check(self.tally.records)
+        except ValueError:
+            self.save()
+            raise
+        if self._keeper.due():
+            self.save(wait=False)
+
+    def _collect(self) -> None:
+        """Puts the rows that could not be learned where the other bad ones are."""
+        if self.behind is not None and self.behind.saving:
+            return  # they are being saved as they are
+        while self.learning.refused:
+            self.quarantine.add(*self.learning.refused.pop(0))
+
+    def flush(self) -> None:
+        """Lets others read what has happened."""
+        for lines in (self.quarantine, self._predictions, None if self.behind else self.learning.events):
+            if lines is not None:
+                lines.flush()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "position": pack(self._position),
+            "now": self._now,
+            "place": self._place,
+            "ended": self.ended,
+            "tally": asdict(self.tally),
+            "seen": self.seen.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "score": self.score.state_dict(),
+            "quarantine": self.quarantine.state_dict(),
+            "held": pack(list(self._held)),
+            "predictions": self._predictions.flush() if self._predictions is not None else 0,
+            "clock": {"seconds": self.spent, "latency": list(self.latency.counts)},
+        }
+
+    def _write(
+        self, state: dict[str, Any], position: Position, learned: dict[str, Any], waiting: Sequence[Lesson]
+    ) -> None:
+        """Makes all that durable: files of lines before the checkpoint that knows their length."""
+        for lines in (self.quarantine, self._predictions, self.learning.events):
+            if lines is not None:
+                lines.sync()
+        lessons = pack([plain_lesson(lesson) for lesson in waiting])
+        self._keeper.save({"service": state, "learning": learned, "lessons": lessons}, state["tally"]["records"])
+        self._safe.append(position)
+        self._saved = state["tally"]["records"]
+
+    def _acknowledge(self) -> None:
+        """Tells the feed what is durable."""
+        while self._safe:
+            position = self._safe.pop(0)
+            if position is not None:
+                self.feed.acknowledge(position)
+
+    def _restore(self, say: Callable[[str], None]) -> None:
+        saved = self._keeper.load(say)
+        if saved is None:
+            for lines in (self._predictions, self.learning.events):
+                if lines is not None:
+                    lines.cut(0)
+            self.quarantine.load_state_dict({"count": 0, "bytes": 0})
+            self.feed.seek(None)
+            seed_globals(mix(self.settings.seed))  # from which dropout draws
+            return
+        state = saved["service"]
+        self._position, self._now, self._place = unpack(state["position"]), state["now"], state["place"]
+        self.ended, self.tally = state["ended"], Tally(**state["tally"])
+        for part in ("seen", "ledger", "score", "quarantine"):
+            getattr(self, part).load_state_dict(state[part])
+        self._held = deque((due, id_, label, said) for due, id_, label, said in unpack(state["held"]))
+        if self._predictions is not None:
+            self._predictions.cut(state["predictions"])
+        self._before, self.latency.counts = state["clock"]["seconds"], list(state["clock"]["latency"])
+        self.learning.load_state_dict(saved["learning"])
+        lessons = [lesson_of(values) for values in unpack(saved["lessons"])]
+        if self.behind is None:
+            self._pending = lessons
+        else:
+            self.behind.waiting, self.behind.shed = lessons, self.tally.shed
+        self.feed.seek(self._position)
+
+    def _finish(self) -> None:
+        """The stream has ended: labels that were held back come, and what waits is learned."""
+        while self._held:
+            self._release()
+        if self.behind is not None:
+            self.behind.drain()
+        elif self._pending:
+            self._learn()
+        self._collect()
+        self.ended = True
+        self.save()
+
+
+def _line(prediction: Prediction) -> dict[str, Any]:
+    """A prediction for its file."""
+    said = {"id": prediction.id, "answer": prediction.answer, "steps": prediction.steps}
+    return said | ({"confidence": max(prediction.scores)} if prediction.scores else {})
