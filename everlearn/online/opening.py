@@ -34,6 +34,12 @@ def begin_service(settings: Settings) -> Service:
             f"{what if (folder / 'config.json').exists() else f'{folder} is not empty'}, or choose another --out"
         )
     service = _open(settings)
+    try:
+        service.feed.read(1)  # a column that is not there, a server that does not answer
+        service.feed.seek(None)
+    except Exception:
+        service.feed.close()
+        raise
     folder.mkdir(parents=True, exist_ok=True)
     record = {"kind": _KIND, "settings": settings.to_json(), "environment": environment()}
     write(folder / "config.json", json.dumps(record, indent=2).encode())
