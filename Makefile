@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check bench published transfer conformance contract docs crash thousand clean
+.PHONY: demo test check bench published transfer online conformance contract docs crash thousand clean
 
 demo: $(VENV)/.demo  ## a deployed model learns new classes, with and without protection
 	$(BIN)/everlearn demo --out demo
@@ -27,6 +27,13 @@ published: $(VENV)/.dev  ## published numbers, rerun, and the pages that quote t
 
 transfer: $(VENV)/.dev  ## what ways of transfer are worth, measured again; hours on four cores; needs EVERLEARN_DATA
 	$(BIN)/everlearn bench transfer --out benchmarks/results/transfer.json --docs docs/transfer-results.md
+
+online: $(VENV)/.dev  ## what learning from streams is worth, measured again; hours on four cores; needs EVERLEARN_DATA
+	$(BIN)/everlearn bench online --out benchmarks/results/depth.json
+	$(BIN)/python benchmarks/depth.py benchmarks/results/depth.json --weights 100000 --docs docs
+	$(BIN)/python benchmarks/prequential.py --docs docs/online-results.md
+	$(BIN)/python benchmarks/drift.py --docs docs/online-results.md
+	$(BIN)/python benchmarks/backtests.py --docs docs --pictures
 
 conformance: $(VENV)/.dev  ## every method through the checks of everlearn.conformance
 	$(BIN)/python -m everlearn.conformance

@@ -13,6 +13,7 @@ from everlearn.backtest.config import Config
 from everlearn.backtest.run import begin, resume
 from everlearn.cli import main
 from everlearn.cli.app import app
+from everlearn.cli.show import console
 
 POLICIES = ("never", "retrain:every=3d", "online:batch=4")
 
@@ -152,7 +153,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path):
 
 
 def test_the_command_shows_a_table_and_resume_shows_it_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "width", 200)
     table(tmp_path / "log.csv", 300)
     done = CliRunner().invoke(app, command(tmp_path, "never", "online"), catch_exceptions=False)
     again = CliRunner().invoke(app, ["resume", str(tmp_path / "out")], catch_exceptions=False)
