@@ -1,6 +1,5 @@
 """What a backtest found: JSON, a table in the terminal, and a page."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn.backtest.cells import COLUMNS, cells
 from everlearn.backtest.page import page
 from everlearn.backtest.verdict import Verdict, summary
-from everlearn.checkpoint import write
+from everlearn.metrics.written import written
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,8 +65,4 @@ class Report:
 
     def write(self, folder: str | Path) -> Path:
         """Writes `report.json` and, last, `report.html` into `folder`, each whole or not at all; returns the page."""
-        place = Path(folder)
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write(place / "report.json", text.encode())
-        write(place / "report.html", self.to_html().encode())
-        return place / "report.html"
+        return written(folder, self.to_json(), self.to_html())

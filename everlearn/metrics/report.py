@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.checkpoint import write
 from everlearn.metrics.account import Account
 from everlearn.metrics.catalogue import READINGS
 from everlearn.metrics.page import page
 from everlearn.metrics.scores import Scores
 from everlearn.metrics.table import table
 from everlearn.metrics.wording import summary
+from everlearn.metrics.written import written
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,8 +85,4 @@ class Report:
 
     def write(self, folder: str | Path) -> Path:
         """Writes `report.json` and `report.html` into `folder`, whole or not at all; returns the page."""
-        place = Path(folder)
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write(place / "report.json", text.encode())
-        write(place / "report.html", self.to_html().encode())
-        return place / "report.html"
+        return written(folder, self.to_json(), self.to_html())

@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from everlearn.checkpoint import write
 from everlearn.environment import environment
 from everlearn.metrics.figures import scroll, section
 from everlearn.metrics.style import sheet
 from everlearn.metrics.timeline import timeline
+from everlearn.metrics.written import written
 from everlearn.online.service import Service
 
 _NAMES = {
@@ -98,10 +98,7 @@ def done(folder: Path) -> bool:
 def write_summary(service: Service) -> Path:
     """Writes `report.json`, and last `report.html`, into the folder of the service; returns the page."""
     found = summary(service)
-    text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write(service.folder / "report.json", text.encode())
-    write(service.folder / "report.html", _page(service, found).encode())
-    return service.folder / "report.html"
+    return written(service.folder, found, _page(service, found))
 
 
 def _lead(service: Service, readings: Mapping[str, float]) -> str:
