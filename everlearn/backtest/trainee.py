@@ -101,13 +101,15 @@ class Trainee:
     def _admitted(self, records: Sequence[Record], labels: Sequence[Label]) -> Batch:
         """The rows as a batch with labels, once there is room for what is new in them, and they count for the scale."""
         online = self.online
-        encoder = deepcopy(online.encoder)
-        encoder.admit(records, labels)
+        encoder = online.encoder
+        if not encoder.knows(records, labels):
+            encoder = deepcopy(encoder)
+            encoder.admit(records, labels)
         batch = encoder.encode(records)
-        if online.learner.number and encoder.width > online.inputs:
-            _widens(self.method, encoder.columns[online.inputs :])
-        online._grow(encoder)  # noqa: SLF001 (as Online.learn does, where rows are learned in one step)
-        online.encoder = encoder
+        if encoder is not online.encoder:
+            if online.learner.number and encoder.width > online.inputs:
+                _widens(self.method, encoder.columns[online.inputs :])
+            online.grow(encoder)
         if online.scale is not None:
             batch["x"] = online.scale.update(tensor(batch, "x"))
         return batch | {"y": encoder.targets(records, labels), "id": row_ids(records)}

@@ -135,8 +135,7 @@ class Challenge(Reaction):
         with unmoved(online.learner.device):
             rival = self.make()
             encoder = deepcopy(online.encoder)  # fields and classes that have been met stay known, and where they are
-            rival._grow(encoder)  # noqa: SLF001
-            rival.encoder = encoder
+            rival.grow(encoder)
         return rival
 
     def _revived(self, online: Online, rival: Online | dict[str, Any]) -> Online:

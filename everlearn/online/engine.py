@@ -89,12 +89,25 @@ class Online:
         try:
             batch = self._batch(records, labels)
             with on_trial(self.learner, inputs):
-                self._grow(self.encoder)
+                self.grow(self.encoder)
                 return self._step(batch)
         except BaseException:
             self.encoder.cut(sizes)
             self.inputs = inputs
             raise
+
+    def grow(self, encoder: Encoder) -> None:
+        """Reads rows by `encoder` from now on, which has met more: model and method get room for that."""
+        with self.learner.changing() as model:
+            if encoder.width > self.inputs:
+                if self.scale is not None:
+                    self.scale.grow(encoder.left[self.inputs :])
+                grow_inputs(self._body(model), self.inputs, encoder.width, seed=self.seed)
+                self.inputs = encoder.width
+                self._widen_method(model)
+            if encoder.classes is not None and not self.learner.method.own_answers:
+                grow(model, len(encoder.classes), self.head, seed=self.seed)
+        self.encoder = encoder
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, in tensors and plain values: who loads it goes on like it, bit for bit."""
@@ -128,17 +141,6 @@ class Online:
                 raise
         self.steps += 1
         return None if output.loss is None else output.loss.item()
-
-    def _grow(self, encoder: Encoder) -> None:
-        with self.learner.changing() as model:
-            if encoder.width > self.inputs:
-                if self.scale is not None:
-                    self.scale.grow(encoder.left[self.inputs :])
-                grow_inputs(self._body(model), self.inputs, encoder.width, seed=self.seed)
-                self.inputs = encoder.width
-                self._widen_method(model)
-            if encoder.classes is not None and not self.learner.method.own_answers:
-                grow(model, len(encoder.classes), self.head, seed=self.seed)
 
     def _widen_method(self, model: nn.Module) -> None:
         """What the method keeps of rows, or of features that are the rows, gets room for the new columns."""

@@ -7,13 +7,11 @@ often one was killed, and how many there were.
 """
 
 import json
-import os
 import random
-import signal
 import sys
-import time
-import traceback
 from pathlib import Path
+
+from killing import kill_often
 
 from everlearn.checkpoint import terminating
 from everlearn.online.drift import Drift
@@ -88,39 +86,7 @@ def prepare(folder: Path, source: str) -> str:
 def main(folder: Path, source: str, kills: int, seed: int) -> None:
     source = prepare(folder, source)
     make_online(), Drift()  # what they import, no child has to import again
-    whole = os.fork()
-    if not whole:
-        go_on(folder, source, "whole")
-        os._exit(0)
-    started = time.monotonic()
-    assert os.waitpid(whole, 0)[1] == 0
-    duration = time.monotonic() - started
-    chance = random.Random(seed)
-    killed, runs = 0, 1
-    while True:
-        child = os.fork()
-        if not child:
-            code = 1
-            try:  # a child must never return into the parent's loop
-                go_on(folder, source, f"killed-{runs}")
-                code = 0
-            finally:
-                if code:
-                    traceback.print_exc()
-                os._exit(code)
-        if killed < kills:
-            time.sleep(chance.uniform(0.02, duration))
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        if os.WIFSIGNALED(status):
-            killed += 1
-        elif status:
-            sys.exit(1)
-        elif killed < kills:
-            runs += 1  # it had come to the end before it was killed: the next one begins anew
-        else:
-            break
-    print(killed, runs)
+    kill_often(lambda out: go_on(folder, source, out), kills, seed)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,12 @@ A run that finishes before its time is followed by another one. Prints how often
 runs that took.
 """
 
-import os
-import random
-import signal
 import sys
-import time
-import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
+from killing import kill_often
 
 from everlearn.models import MLP, save_weights
 from everlearn.workspace.config import make
@@ -65,40 +61,7 @@ def go_on(folder: Path, out: str, method: str) -> None:
 
 def main(folder: Path, method: str, kills: int, seed: int) -> None:
     prepare(folder)
-    whole = os.fork()
-    if not whole:
-        go_on(folder, "whole", method)
-        os._exit(0)
-    started = time.monotonic()
-    assert os.waitpid(whole, 0)[1] == 0
-    duration = time.monotonic() - started
-    chance = random.Random(seed)
-    killed, runs = 0, 1
-    while True:
-        out = f"killed-{runs}"
-        child = os.fork()
-        if not child:
-            code = 1
-            try:  # a child must never return into the parent's loop
-                go_on(folder, out, method)
-                code = 0
-            finally:
-                if code:
-                    traceback.print_exc()
-                os._exit(code)
-        if killed < kills:
-            time.sleep(chance.uniform(0.02, duration))
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        if os.WIFSIGNALED(status):
-            killed += 1
-        elif status:
-            sys.exit(1)
-        elif killed < kills:
-            runs += 1  # it had finished before it was killed: the next one begins anew
-        else:
-            break
-    print(killed, runs)
+    kill_often(lambda out: go_on(folder, out, method), kills, seed)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_deep_river_3_growth_keeps_the_state_of_the_optimizer(grows):
         encoder.classes.add(["ant"])
     else:
         encoder.admit([Record("1", {"new": 1.0})])
-    online._grow(encoder)
+    online.grow(encoder)
     assert online.learner.optimizer is optimizer
     for name, weight in online.learner.model.named_parameters():
         for moment in ("exp_avg", "exp_avg_sq"):
@@ -180,7 +180,7 @@ def test_a_class_that_appears_leaves_the_other_logits_bit_for_bit_as_they_were()
     before = logits(online, *[record for record, _ in ROWS[:10]])
     encoder = deepcopy(online.encoder)
     encoder.classes.add(["ant"])
-    online._grow(encoder)
+    online.grow(encoder)
     after = logits(online, *[record for record, _ in ROWS[:10]])
     assert after.shape == (10, 3)
     assert torch.equal(after[:, :2], before)
@@ -193,7 +193,7 @@ def test_a_field_that_appears_leaves_the_function_as_it_was(method):
     before = logits(online, *rows)
     encoder = deepcopy(online.encoder)
     encoder.admit([Record("1", {"new": 1.0, "day": "mon"})])
-    online._grow(encoder)
+    online.grow(encoder)
     online.encoder = encoder
     wider = [Record(r.id, {**r.fields, "new": 1e3, "day": "mon"}) for r in rows]
     for asked in (rows, wider):
