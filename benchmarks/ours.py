@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from everlearn import Learner, Memory, Method
-from everlearn.learner import View
 from everlearn.methods import AGEM, DANN, EWC, GEM, MAS, MIR, DERpp, ICaRL, LwF, Naive, Replay
+from everlearn.stepping import View
 
 METHODS: dict[str, Callable[[int, int], Method]] = {
     "naive": lambda _capacity, _count: Naive(),

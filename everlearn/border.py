@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from everlearn.batch import UNLABELED, Batch, Rows, check, join, length, move, unanswered, unlabeled
+from everlearn.models.scope import at_rest
 from everlearn.models.views import evaluating
 from everlearn.objective import Objective, Output, known
 
@@ -178,6 +179,16 @@ def stands_beside(rows: Rows, reference: Rows) -> None:
         ) from error
 
 
+def has_labels(rows: Rows) -> None:
+    """Raises a ValueError if the rows have no column of labels."""
+    columns = rows.take(torch.zeros(1, dtype=torch.int64))
+    if "y" not in columns:
+        raise ValueError(
+            f"the rows have no labels, only {sorted(set(columns) - {'id'})}, so nothing would be learned from them. "
+            'Give labels as the column "y", labelled rows beside them (`reference`), or a method of test time (tent)'
+        )
+
+
 def adaptable(method: str, rows: int, norms: Collection[str], *, last: bool) -> None:
     """Raises a ValueError where `method` cannot adapt to so many rows: `norms` normalise by them, names of layers."""
     if not last:
@@ -197,8 +208,10 @@ def adaptable(method: str, rows: int, norms: Collection[str], *, last: bool) -> 
 
 def _batch_norm(model: nn.Module) -> str | None:
     """The name of a batch normalisation that will run in train mode."""
+    resting = at_rest(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or not model.training):  # noqa: SLF001
+        works = name not in resting and (module.training or not model.training)
+        if works and isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
             return f"{type(module).__name__} {name!r}"
     return None
 

@@ -7,13 +7,11 @@ of plain values in JSON, then its tensors in safetensors. Nothing in it is code,
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -234,26 +232,6 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise ValueError(f"another process works on the run in {folder}; wait for it, or stop it") from error
         yield
-
-
-@contextmanager
-def terminating(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGTERM (or other `signals`) into an answer to "shall we stop?"; a second one acts as ever."""
-    asked = False
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def same(first: Any, second: Any) -> bool:

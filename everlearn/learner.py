@@ -1,12 +1,10 @@
-"""The loop. It owns time: the optimizer, the order of the data, the place reached."""
+"""The loop. It owns time: the order of the data, and the place reached."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import accumulate, repeat
-from typing import Any, Literal
+from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -14,22 +12,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from everlearn import border
-from everlearn.batch import Batch, Rows, join, length, move, take, unanswered, unlabeled
+from everlearn.batch import Batch, Rows
 from everlearn.data.order import batches, endless, epoch_order
 from everlearn.method import Method
 from everlearn.metrics.evaluate import Result, evaluate
-from everlearn.models.fused import Fused, step
-from everlearn.models.heads import follow, resize_like
-from everlearn.models.members import MakeOptimizer, arrange, drop_frozen, learning, members_of, take_in
-from everlearn.models.scope import at_rest, restore_scope, scope_of
-from everlearn.models.views import average, bare, device_of, evaluating
-from everlearn.objective import Objective, Output, Viewed, ask, classify, classify_by_task, regress
-from everlearn.randomness import global_state, mix, restore_global_state, unmoved
+from everlearn.models.heads import resize_like
+from everlearn.models.members import MakeOptimizer, arrange, members_of
+from everlearn.models.scope import restore_scope, scope_of
+from everlearn.models.views import bare, evaluating
+from everlearn.objective import Objective, classify, classify_by_task, regress
+from everlearn.randomness import global_state, mix, restore_global_state
+from everlearn.stepping import Precision, Stepping, View, processes
 from everlearn.streams.experience import Experience
 
-Precision = Literal["float32", "bf16", "fp16"]
 MakeScheduler = Callable[[Optimizer, int], LRScheduler]
-View = Callable[[Batch, int | None], Batch]
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Step:
     """Detached, and still on its device: reading it may wait for the GPU."""
 
 
-class Learner:
+class Learner(Stepping):
     """Learns experience after experience with one model, one method and one objective.
 
     `optimizer` makes an optimizer from a list of parameters: `partial(torch.optim.SGD, lr=0.01)`. `scheduler`
@@ -87,51 +83,36 @@ class Learner:
         workers: int = 0,
         reference_size: int | None = None,
     ) -> None:
-        border.positive(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
+        border.positive(epochs=epochs, batch_size=batch_size)
         border.positive(reference_size=batch_size if reference_size is None else reference_size)
-        border.one_of("precision", precision, ("float32", "bf16", "fp16"))
-        if fused:
-            border.fusable(compiled=compile, precision=precision, accumulate=accumulate)
-        self.fused = fused
-        self._live: nn.Module | None = None
-        self._graphs: Fused | None = None
-        self.model = model if device is None else model.to(device)
-        self.method = method or Method()
-        self.method.to(self.device)
-        self.objective = objective
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.view, self.precision, self.accumulate, self.clip = view, precision, accumulate, clip
-        self.compile, self.fresh_optimizer, self.drop_last, self.workers = compile, fresh_optimizer, drop_last, workers
-        self.reference_size = reference_size
-        self.optimizer: Optimizer | None = None
-        self.scheduler: LRScheduler | None = None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        super().__init__(
+            model,
+            method,
+            objective,
+            optimizer=optimizer,
+            seed=seed,
+            view=view,
+            device=device,
+            precision=precision,
+            accumulate=accumulate,
+            clip=clip,
+            compile=compile,
+            fused=fused,
+        )
+        self.make_scheduler = scheduler
+        self.epochs, self.batch_size, self.reference_size = epochs, batch_size, reference_size
+        self.fresh_optimizer, self.drop_last, self.workers = fresh_optimizer, drop_last, workers
         self.experience = 0
         """The experience that is being learned, or else the one that comes next."""
         self.epoch = 0
         self.position = 0
         """Batches of this epoch that have been learned."""
-        self.number = 0
-        """Steps taken, over all experiences."""
         self.planned = 0
         """Steps planned for this experience when it began."""
         self.beside: int | None = 0
         """Rows of the reference that this experience began with; None: a state of an older version does not say."""
         self.begun = False
         self.stopping = False
-        # A module in eval mode within a model in train mode was put there on purpose: a frozen batch norm, say.
-        quiet = [(name, m) for name, m in bare(model).named_modules() if not m.training] if model.training else []
-        resting = at_rest(model)  # these stay in eval mode by themselves
-        self._frozen = [module for name, module in quiet if name not in resting]
-        self._offered: list[str] = []
-        """The weights that were there to be learned when the optimizer last looked for some."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        # To walk through the modules at each step takes longer than some of them take.
-        return device_of(self.model) if self._live is None or not self._weights else self._weights[0].device
 
     # -- learning ---------------------------------------------------------------------------------------------
 
@@ -153,16 +134,8 @@ class Learner:
         count = self._batches_in(experience)
         if not self.begun:
             self._begin(experience, count * self.epochs)
-        elif count * self.epochs != self.planned:
-            raise ValueError(
-                f"experience {self.experience} began with {self.planned} steps, but the {len(experience.train)} rows "
-                f"given now make {count * self.epochs}; go on with the rows that it began with"
-            )
-        elif self.beside is not None and _beside(experience) != self.beside:
-            raise ValueError(
-                f"experience {self.experience} began beside {self.beside} rows of a reference, but there are "
-                f"{_beside(experience)} now; go on with the reference that it began with"
-            )
+        else:
+            self._same(experience, count * self.epochs)
         if self._live is None:
             self._wrap()
         epochs = 0 if self.stopping else self.epochs  # a state may have been saved after stop()
@@ -171,6 +144,8 @@ class Learner:
                 output = self._update(batch, beside)
                 self.position += 1
                 place = self.epoch * count + self.position
+                if output.loss is None and place == 1:
+                    self._look_for_labels(experience)
                 yield Step(experience.index, self.epoch, self.number, count * self.epochs, place, output.loss)
                 if self.stopping:
                     break
@@ -205,68 +180,9 @@ class Learner:
         self.method.end(self.model, experience, self._seen(None))
         self.experience = experience.index + 1
 
-    def observe(self, batch: Batch) -> Output:
-        """Learns from one batch of a stream without borders; the outputs are detached.
-
-        Rows without a column "id" get one, as those of an experience do, if anybody asks for it: they are new
-        whenever they come.
-        """
-        if (output := self._at_once(batch)) is not None:
-            return output
-        if self.optimizer is None:
-            self._agree()
-            self.optimizer = self._new_optimizer()
-        if self._live is None:
-            self._wrap()
-        if "id" not in batch and not (self.method.plain_loss and self.view is None and self.objective in _NAMELESS):
-            first = _STREAM + (self.number << 24)
-            batch = batch | {"id": torch.arange(first, first + length(batch))}
-        return self._update(batch)
-
-    def test_then_train(self, batch: Batch) -> Output:
-        """`predict`, then `observe`: the logits are those from before the step, in eval mode.
-
-        For a stream whose labels come along with the rows. Where `fused` finds that the model answers alike in train
-        and in eval mode, operation by operation, one pass forward serves both.
-        """
-        if (output := self._at_once(batch, alike=True)) is not None:
-            return output
-        logits = self.predict(batch)
-        return Output(self.observe(batch).loss, logits)
-
-    @contextmanager
-    def changing(self) -> Iterator[nn.Module]:
-        """Lends the model to be changed between two steps: a head grows, a layer gets more inputs, a part is frozen.
-
-        The optimizer goes on with what it knows of the weights that stay, and gets those that are new.
-        """
-        before = self._named()
-        try:
-            yield bare(self.model)
-        finally:
-            if self.optimizer is not None:
-                follow(self.optimizer, before, self._named())
-                self._follow_scope(self.optimizer, before)
-            self._live = None
-
     def stop(self) -> None:
         """Makes the current experience end after this step, as if its data had run out."""
         self.stopping = self.begun  # between two experiences there is none to end
-
-    # -- answering --------------------------------------------------------------------------------------------
-
-    def predict(self, batch: Batch) -> Tensor:
-        """The logits for `batch`. Nothing changes: no weight, buffer, memory, mode or random generator."""
-        device = self.device
-        with torch.no_grad():
-            if self.fused and self.method.plain_answers:  # by a graph, in which nothing can move
-                if self._live is None or self._graphs is None:
-                    self._wrap()
-                assert self._graphs is not None  # noqa: S101 (it is fused)
-                batch = move(batch, device)
-                return self._graphs.answer(batch if self.view is None else self.view(unlabeled(batch), None))
-            with unmoved(device), evaluating(self.model), self._autocast():
-                return self.method.predict(self.model, move(unlabeled(batch), device), self._seen(None))
 
     def evaluate(self, rows: Rows, **options: Any) -> Result:
         """How well `predict` does on `rows`; the options are those of `everlearn.metrics.evaluate`."""
@@ -332,7 +248,7 @@ class Learner:
             self.model,
             len(experience.train),
             self.batch_size,
-            self.accumulate * _world(),
+            self.accumulate * processes(),
             drop_last=self.drop_last,
             beside=min(self.reference_size or self.batch_size, _beside(experience)),
         )
@@ -341,12 +257,10 @@ class Learner:
         self._agree()
         before = self._named()
         self.method.begin(self.model, replace(experience, steps=planned), self._seen(None))
-        after = self._named()
         if self.optimizer is None or self.fresh_optimizer:
             self.optimizer = self._new_optimizer()
         else:
-            follow(self.optimizer, before, after)
-            self._follow_scope(self.optimizer, before)
+            self._follow(self.optimizer, before)
         # Not before: refused here, the learner must not be left with an optimizer for the head as it was.
         labels = not self.method.own_answers
         border.fits(self.model, experience.train, self._seen(None), self.device, labels=labels)
@@ -358,165 +272,28 @@ class Learner:
         self.beside = _beside(experience)
         self._live = None
 
-    def _wrap(self) -> None:
-        """Puts what a step runs around the model, and notes what it moves."""
-        self._live = torch.compile(self.model) if self.compile else self.model  # type: ignore[assignment]
-        self._graphs = Fused(self.model, self.objective, border.LARGEST) if self.fused else None
-        self._weights = [*self.model.parameters(), *self.method.parameters()]
-        self._buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        # What a forward pass may change: statistics and counters, but no tables. By dtype, to be copied in one go each.
-        changing = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() or buffer.dim() == 0]
-        self._kept = [[b for b in changing if b.dtype == dtype] for dtype in {b.dtype: None for b in changing}]
-        self._shadow = [[buffer.clone() for buffer in kept] for kept in self._kept]
+    def _same(self, experience: Experience, planned: int) -> None:
+        """Raises a ValueError unless this is what began."""
+        if planned != self.planned:
+            raise ValueError(
+                f"experience {self.experience} began with {self.planned} steps, but the {len(experience.train)} rows "
+                f"given now make {planned}; go on with the rows that it began with"
+            )
+        if self.beside is not None and _beside(experience) != self.beside:
+            raise ValueError(
+                f"experience {self.experience} began beside {self.beside} rows of a reference, but there are "
+                f"{_beside(experience)} now; go on with the reference that it began with"
+            )
 
-    def _at_once(self, batch: Batch, *, alike: bool = False) -> Output | None:
-        """The step of a stream as one graph; None: nothing was learned, and it has to be made of its parts."""
-        if (
-            self._live is None
-            or self._graphs is None
-            or self.optimizer is None
-            or not self.method.plain_step
-            or self.view is not None
-            or self.clip is not None
-            or self.scheduler is not None
-            or _world() > 1
-        ):
-            return None
-        if not self.model.training:
-            self._train()
-        for weight in self._weights:
-            weight.grad = None
-        output = self._graphs.step(batch, self.optimizer, alike=alike)
-        if output is not None:
-            self.number += 1
-        return output
-
-    def _update(self, batch: Batch, beside: Batch | None = None) -> Output:
-        """One step of the optimizer; the output is that of `batch`, without the rows beside it."""
-        assert self._live is not None  # noqa: S101 (an invariant, for the type checker too)
-        world, device = _world(), self.device
-        batch = self._admit(batch, device, world)
-        if not self.model.training:
-            self._train()
-        for weight in self._weights:
-            weight.grad = None
-        if self._kept:
-            self._keep()
-        objective = self._seen(self.number)
-        outputs: list[Output] = []
-        pieces = self._pieces(batch)
-        sizes = list(map(length, pieces))
-        rows, learned = sum(sizes), False
-        if beside is not None and pieces:  # of several processes, one may have no share of a small batch
-            parts = _split(self._admit(beside, device, world), len(pieces))
-            pieces = [join(unanswered(piece), part) for piece, part in zip(pieces, parts, strict=True)]
-        for piece, size in zip(pieces, sizes, strict=True):
+    def _look_for_labels(self, experience: Experience) -> None:
+        """Takes back the first step, with a ValueError, if it taught nothing and none that follows would."""
+        if experience.reference is None and self.objective in _LABELLED and not self.method.own_lessons:
             try:
-                output = self._differentiated(piece, objective, size / rows)
-            except Exception as error:
+                border.has_labels(experience.train)
+            except ValueError:
                 self._refuse()
-                error.add_note(f"Nothing was learned from this batch: {_shapes(batch)}.")
+                self.number, self.position, self.begun = self.number - 1, 0, False
                 raise
-            learned |= output.loss is not None
-            outputs.append(output)
-        if learned if world == 1 else self._pool(rows if learned else 0):
-            assert self.optimizer is not None  # noqa: S101 (there were gradients)
-            self._step(self._live, self.optimizer)
-        if world > 1:
-            average(self._buffers)
-        self.number += 1
-        return _merge(outputs, sizes)
-
-    def _differentiated(self, piece: Batch, objective: Objective, share: float) -> Output:
-        """The output of the method, once `share` of the gradient of its loss is in the weights."""
-        assert self._live is not None  # noqa: S101 (there is a step)
-        with self._autocast():
-            output = self.method(self._live, piece, objective)
-        if output.loss is not None:
-            border.finite_loss(output.loss)
-            if self._graphs is not None:
-                self._graphs.backward(output.loss)
-            else:
-                self.scaler.scale(output.loss if share == 1 else output.loss * share).backward()  # type: ignore[no-untyped-call]
-        return output
-
-    def _pool(self, rows: int) -> bool:
-        """Makes each gradient its mean over the rows of all processes, and says whether there were any.
-
-        A weight that was used in none of them keeps no gradient. Gradients are averaged here rather than by DDP:
-        a method may run the model several times before one backward pass, or use only a part of it.
-        """
-        mine = torch.tensor([rows, *(weight.grad is not None for weight in self._weights)], device=self.device)
-        distributed.all_reduce(mine)
-        total, *used = mine.tolist()
-        for weight, somewhere in zip(self._weights, used, strict=True):
-            if somewhere and weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        average([weight.grad for weight in self._weights if weight.grad is not None], rows / max(total, 1))
-        return bool(total)
-
-    def _agree(self) -> None:
-        """Gives all processes the weights of the first."""
-        if _world() > 1:
-            for value in (*self.model.parameters(), *self.method.parameters(), *self.model.buffers()):
-                first = value.detach().contiguous()
-                distributed.broadcast(first, 0)
-                value.detach().copy_(first)
-
-    def _step(self, model: nn.Module, optimizer: Optimizer) -> None:
-        scaled, stepped = self.scaler.is_enabled(), True
-        if scaled:
-            self.scaler.unscale_(optimizer)
-        self.method.before_step(model)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_([w for w in self._weights if w.grad is not None], self.clip)
-        if scaled:
-            scale = self.scaler.get_scale()
-            self.scaler.step(optimizer)
-            self.scaler.update()
-            stepped = self.scaler.get_scale() >= scale  # else the gradient overflowed, and there was no step
-        else:
-            step(optimizer)
-        if stepped and type(self.method).after_step is not Method.after_step:  # no_grad takes longer than nothing
-            with torch.no_grad():
-                self.method.after_step(model)
-        if self.scheduler is not None:
-            self.scheduler.step()
-
-    def _keep(self) -> None:
-        for shadow, kept in zip(self._shadow, self._kept, strict=True):
-            torch._foreach_copy_(shadow, kept)
-
-    def _refuse(self) -> None:
-        """Leaves the model as it was before the step: gradients are dropped, running statistics restored."""
-        for weight in self._weights:
-            weight.grad = None
-        for shadow, kept in zip(self._shadow, self._kept, strict=True):
-            torch._foreach_copy_(kept, shadow)
-
-    def _train(self) -> None:
-        self.model.train()
-        for module in self._frozen:
-            module.training = False
-
-    def _admit(self, batch: Batch, device: torch.device, world: int = 1) -> Batch:
-        """The batch on the device, once it is known to be clean."""
-        if world == 1 or length(batch):  # of several processes, one may have no share of a small batch
-            border.clean(batch)
-        return move(batch, device)
-
-    def _pieces(self, batch: Batch) -> Sequence[Batch]:
-        if self.accumulate == 1 and length(batch):
-            return (batch,)
-        return [piece for piece in _split(batch, self.accumulate) if length(piece)]
-
-    def _seen(self, key: int | None) -> Objective:
-        """The objective on rows as the model should see them; with a key, augmented."""
-        inner = self.objective if key is None or self._graphs is None else self._graphs
-        objective: Objective = partial(border.guarded, objective=inner) if key is not None else inner
-        if self.view is None:
-            return objective
-        return Viewed(objective, self.view, None if key is None else mix(self.seed, key))
 
     def _epoch(self, experience: Experience) -> Iterator[Batch]:
         order = epoch_order(len(experience.train), self.seed, experience.index, self.epoch)
@@ -554,76 +331,29 @@ class Learner:
         whole, some = divmod(len(experience.train), self.batch_size)
         return whole + (some > 0 and not self.drop_last)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype)
-
-    def _new_optimizer(self, offered: Sequence[str] | None = None) -> Optimizer | None:
-        """One of the weights of these names; None: of all that learn."""
-        named = self._named()
-        self._offered = learning(named) if offered is None else list(offered)
-        weights = [named[name] for name in self._offered]
-        # An optimizer refuses to have no weights; a method that counts on frozen features needs none.
-        return self.make_optimizer(weights) if weights or not self.method.own_answers else None
-
-    def _follow_scope(self, optimizer: Optimizer, before: dict[str, nn.Parameter]) -> None:
-        """Takes out of the optimizer what no longer learns, and puts in what now does: each weight once, by identity.
-
-        `before` is what there was before this experience. What its owner left out when it was offered stays out.
-        """
-        named = self._named()
-        drop_frozen(optimizer)
-        take_in(optimizer, named, {*self._offered} & {*before}, self.make_optimizer)
-        self._offered = learning(named)
-
     def _scope(self) -> dict[str, Any]:
         frozen = {id(module) for module in self._frozen}
         quiet = [name for name, module in bare(self.model).named_modules() if id(module) in frozen]
         return scope_of(self.model) | {"quiet": quiet, "offered": list(self._offered)}
 
-    def _named(self) -> dict[str, nn.Parameter]:
-        """All parameters by name, those of the method after those of the model."""
-        named = {f"model.{name}": weight for name, weight in self.model.named_parameters()}
-        for field, module in self.method.modules():
-            named |= {f"method.{field}.{name}": weight for name, weight in module.named_parameters()}
-        return named
-
     def _settings(self) -> dict[str, Any]:
         names = ("epochs", "batch_size", "seed", "precision", "accumulate", "clip", "fresh_optimizer", "drop_last")
-        return {name: vars(self)[name] for name in (*names, "reference_size")} | {"processes": _world()}
+        return {name: vars(self)[name] for name in (*names, "reference_size")} | {"processes": processes()}
 
+
+_LABELLED = (classify, classify_by_task, regress)
+"""Objectives that find what is right in the column "y"."""
 
 _PLACE = ("experience", "epoch", "position", "number", "begun", "stopping", "planned", "beside")
 
 
-_NAMELESS = (classify, classify_by_task, regress, ask)
-"""Objectives that do not ask which row is which: where nothing else does, a row of a stream needs no name."""
-
-
-def _world() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
 def _share() -> tuple[int, int]:
     """Which of how many parts of each batch this process learns."""
-    return (distributed.get_rank(), _world()) if _world() > 1 else (0, 1)
-
-
-def _split(batch: Batch, count: int) -> list[Batch]:
-    """The batch in `count` parts, as even as can be; some may have no rows."""
-    if count == 1:
-        return [batch]
-    sizes = [len(part) for part in torch.arange(length(batch)).tensor_split(count)]
-    return [take(batch, slice(end - size, end)) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    return (distributed.get_rank(), processes()) if processes() > 1 else (0, 1)
 
 
 _REFERENCE = 1 << 39
 """Above the ids of the rows of one experience: where those of its reference begin."""
-
-_STREAM = 1 << 62
-"""Above the ids of all rows of experiences: where those of streams without borders begin."""
 
 
 def _ids(experience: Experience) -> int:
@@ -634,22 +364,3 @@ def _ids(experience: Experience) -> int:
 def _beside(experience: Experience) -> int:
     """The rows of its reference."""
     return 0 if experience.reference is None else len(experience.reference)
-
-
-def _shapes(batch: Batch) -> str:
-    shapes = {n: f"{tuple(c.shape)} {c.dtype}" if isinstance(c, Tensor) else f"[{len(c)}]" for n, c in batch.items()}
-    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-
-
-def _merge(outputs: list[Output], sizes: list[int]) -> Output:
-    """The outputs of the pieces as one, detached; rows that the method joined to a piece are left out."""
-    if not outputs:
-        return Output(None, torch.empty(0))
-    if len(outputs) == 1:
-        (loss, logits), rows = outputs[0], sizes[0]
-        loss, logits = None if loss is None else loss.detach(), logits.detach()
-        return Output(loss, logits if logits.shape[0] == rows else logits[:rows])
-    found = [output.logits.detach()[:size] for output, size in zip(outputs, sizes, strict=True)]
-    rows = sum(sizes)
-    losses = [o.loss.detach() * size / rows for o, size in zip(outputs, sizes, strict=True) if o.loss is not None]
-    return Output(torch.stack(losses).sum() if losses else None, torch.cat(found))

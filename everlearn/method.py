@@ -95,6 +95,11 @@ class Method:
         return self.card.family == "frozen features"
 
     @property
+    def own_lessons(self) -> bool:
+        """Whether it learns from rows that nobody has labelled, by themselves."""
+        return self.card.family == "test time"
+
+    @property
     def plain_answers(self) -> bool:
         """Whether it leaves the answers to the model."""
         return type(self).predict is Method.predict
@@ -221,6 +226,11 @@ class Chain(Method):
     def own_answers(self) -> bool:
         """Whether one of them does: the others build on its answers."""
         return any(method.own_answers for method in self.methods)
+
+    @property
+    def own_lessons(self) -> bool:
+        """Whether one of them does."""
+        return any(method.own_lessons for method in self.methods)
 
     @property
     def plain_answers(self) -> bool:

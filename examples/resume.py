@@ -15,10 +15,11 @@ import torch
 from sklearn.datasets import load_digits
 
 from everlearn import Balanced, Learner
-from everlearn.checkpoint import Checkpoints, terminating
+from everlearn.checkpoint import Checkpoints
 from everlearn.data import Columns
 from everlearn.methods import Replay
 from everlearn.models import MLP
+from everlearn.stopping import terminating
 from everlearn.streams import by_class
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from everlearn import checkpoint
-from everlearn.checkpoint import CheckpointError, Checkpoints, NewerError, load, same, save, terminating, write
+from everlearn.checkpoint import CheckpointError, Checkpoints, NewerError, load, same, save, write
+from everlearn.stopping import terminating
 
 
 def channels_last(*shape):

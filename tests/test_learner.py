@@ -16,6 +16,7 @@ from everlearn.learner import Learner
 from everlearn.memory import Memory
 from everlearn.method import Chain, Method, Stateful
 from everlearn.methods import DER, EWC, SCR, SI, GrowHead, LwF, Naive, Replay
+from everlearn.methods.composition import build
 from everlearn.models import grow, snapshot
 from everlearn.objective import Output, classify
 from everlearn.streams import Experience
@@ -624,6 +625,20 @@ def test_what_only_the_model_can_refuse_leaves_weights_and_statistics_as_they_we
     subject.objective = objective
     bad = {key: column for key, column in (batch() | columns).items() if column is not None}
     assert_refused(subject, bad, error, message)
+
+
+@pytest.mark.parametrize("method", ["naive", "ewc", "dann", "ncm"])
+def test_an_experience_in_which_nobody_says_what_is_right_is_refused_and_the_next_is_learned(method):
+    subject, other = (learner(build(method, seed=0), plain_net()) for _ in range(2))
+    weights = copy.deepcopy(subject.model.state_dict())
+    silent = Columns(x=rows().column("x"))
+    with pytest.raises(ValueError, match=r"the rows have no labels, only \['x'\], so nothing would be learned"):
+        subject.learn(Experience(0, silent, rows(), tuple(range(4))))
+    assert checkpoint.same(weights, subject.model.state_dict())
+    assert (subject.number, subject.begun) == (0, False)
+    for each in (subject, other):
+        each.learn(experience())
+    assert checkpoint.same(subject.model.state_dict(), other.model.state_dict())
 
 
 def test_one_row_that_batch_norm_cannot_normalise_is_refused():

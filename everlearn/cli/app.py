@@ -9,6 +9,7 @@ import typer
 
 from everlearn import __version__
 from everlearn.cli.stream import go_on, stream
+from everlearn.online.settings import is_service
 from everlearn.workspace.config import HELP, TYPES, Config, make, read_toml
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, or the fil
 KEPT = "How the old is kept"
 _PANELS = {
     "What": ("model", "base", "weights", "data", "old", "unlabelled", "test", "memory", "out", "config"),
-    KEPT: ("method", "strategy", "freeze", "norm", "compare", "memory_on_disk"),
+    KEPT: ("method", "strategy", "freeze", "norm", "compare"),
     "Data": (
         "classes", "task", "target", "features", "size", "channels", "normalize", "augment", "holdout",
     ),
@@ -31,7 +32,7 @@ _PANELS = {
         "epochs", "batch_size", "optimizer", "scheduler", "clip", "accumulate", "precision", "device", "compile",
         "workers", "threads", "seed", "drop_last", "head", "coverage",
     ),
-    "Checkpoints": ("checkpoint_steps", "checkpoint_seconds"),
+    "Checkpoints": ("checkpoint_steps", "checkpoint_seconds", "memory_on_disk"),
 }  # fmt: skip
 _REPEATED = ("data", "unlabelled", "test")
 
@@ -71,17 +72,17 @@ def resume(
     ] = "",
 ) -> None:
     """Go on with a run, a stream or a backtest exactly where it was interrupted."""
+    if is_service(run):
+        go_on(run, bad_rows)
+        return
     from everlearn.cli.backtest import is_backtest, resumed
     from everlearn.cli.show import say, work
-    from everlearn.online.opening import is_service
     from everlearn.workspace.folder import done, folder_of
     from everlearn.workspace.opening import resume as again
 
-    if is_service(run):
-        go_on(run, bad_rows)
-    elif bad_rows:
+    if bad_rows:
         raise ValueError(f"--bad-rows is a limit of streams, but there is none in {run}; leave it out")
-    elif is_backtest(run):
+    if is_backtest(run):
         resumed(run)
     elif done(run):
         say(f"The run is done: {folder_of(run) / 'report.html'}")
@@ -305,7 +306,7 @@ _METAVARS = {
     **dict.fromkeys(("weights", "memory", "config"), "FILE"),
     **dict.fromkeys(("classes", "features", "augment", "freeze"), "A,B,..."),
     **dict.fromkeys(("base", "strategy"), "NAME"),
-    **dict.fromkeys(("method", "optimizer", "scheduler"), "NAME:KEY=VALUE,..."),
+    **dict.fromkeys(("method", "optimizer", "scheduler"), "NAME:..."),
     "model": "FILE:NAME",
 }
 _EVALUATION = [
@@ -333,6 +334,10 @@ _OF_A_BASE = {
     "classes": "The names of the classes, in the order of the outputs (default: as the data has them).",
     "holdout": "The share of the rows with labels that is kept for testing where no test data is given. (default: 0.2)",
 }
+_OF_EVALUATION = {
+    "weights": "The weights: .pth, .pt or .safetensors.",
+    "data": "Rows with labels: class folders of images, x.npy and y.npy, .npz, .csv, .parquet, .jsonl.",
+}
 _OF_LEARN = [name for name in TYPES if name not in _OF_TRANSFER]
 _TRIALS = Annotated[int, typer.Option(help="How many settings are tried in all.", min=1, rich_help_panel="Trials")]
 _FIRST = Annotated[
@@ -350,7 +355,7 @@ app.command()(
 )
 app.command()(stream)
 app.command()(resume)
-app.command()(_flags(evaluate, _EVALUATION))
+app.command()(_flags(evaluate, _EVALUATION, help=_OF_EVALUATION))
 app.command()(
     _flags(
         tune,

@@ -13,8 +13,8 @@ from everlearn.backtest.config import Config
 from everlearn.backtest.run import Moment, Run, begin, is_backtest
 from everlearn.backtest.run import resume as again
 from everlearn.backtest.verdict import summary
-from everlearn.checkpoint import terminating
 from everlearn.cli.show import console, say
+from everlearn.stopping import exit_code, terminating
 
 __all__ = ["is_backtest", "replayed", "resumed"]
 
@@ -30,7 +30,7 @@ def resumed(folder: Path) -> None:
 
 
 def work(run: Run) -> None:
-    """Works until all policies are done; SIGTERM and Ctrl-C save and leave."""
+    """Works until all policies are done; SIGTERM and Ctrl-C save and leave (`exit_code`)."""
     log = run.log
     console.print(
         f"{log.name}: {len(log):,} rows, labels {log.late}, {run.warm:,} rows of warm-up",
@@ -45,9 +45,9 @@ def work(run: Run) -> None:
             if asked():
                 steps.close()
                 say(f"Saved. Go on with: everlearn resume {run.folder}")
-                sys.exit(0)
+                sys.exit(exit_code(asked()))
     report = run.report()
-    console.print(report.table())
+    console.print(report.table(console.width))
     console.print(summary(report.verdict), markup=False)
     console.print(f"report  {run.folder / 'report.html'}", markup=False, soft_wrap=True)
 

@@ -32,11 +32,11 @@ def list_rows() -> None:
     """All rows by source: what is learned, how often, and about how long that takes."""
     for source, rows in groupby(ROWS.values(), key=lambda row: row.protocol.source):
         table = Table("row", "method", "seeds", "seconds", box=SIMPLE_HEAD, pad_edge=False)
-        table.title, table.title_justify = source, "left"
         for column in table.columns[2:]:
             column.justify = "right"
         for row in rows:
             table.add_row(*map(Text, (row.name, row.method, str(row.seeds), f"{row.cost * row.seeds:,.0f}")))
+        console.print(source, style="italic", markup=False, soft_wrap=True)
         console.print(table)
     total = sum(row.cost * row.seeds for row in ROWS.values())
     console.print(f"All rows take about {total / 60:,.0f} minutes of one core. NAME may have * in it.")

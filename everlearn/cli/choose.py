@@ -71,7 +71,9 @@ def compared(
         console.print(line, style="dim", markup=False, soft_wrap=True)
     console.print(choice.summary(), markup=False, soft_wrap=True)
     best = choice.best.name
-    own = (("--weights", files.get(best)), ("--normalize", seen.get(best)))
+    told = opened[best].preprocessing
+    read = str(size) if size and (told is None or told.load_size is None) else None  # else it has a size of its own
+    own = (("--weights", files.get(best)), ("--normalize", seen.get(best)), ("--size", read))
     given = ["--base", best, *(word for flag, said in own if said for word in (flag, said)), "--data", str(data)]
     words = ["everlearn", "transfer", *given, "--strategy", choice.proposal.name, "--out", "tuned"]
     console.print(f"Next: {shlex.join(words)}", markup=False, soft_wrap=True)
@@ -134,8 +136,9 @@ def _opened(name: str, file: str | None, normalize: str | None, device: str) -> 
     try:
         base.module.to(device)
     except (RuntimeError, AssertionError) as error:  # torch knows no such device, or was built without it
-        first = str(error).partition("\n")[0]
-        raise ValueError(f"cannot use --device {device}: {first}; expected cpu, cuda, cuda:1 or mps") from error
+        unknown = "device type at start" in str(error)
+        reason = "torch knows none of that name" if unknown else str(error).partition("\n")[0]
+        raise ValueError(f"cannot use --device {device} ({reason}); expected cpu, cuda, cuda:1 or mps") from error
     return base
 
 

@@ -1,10 +1,10 @@
 """What a person sees of a stream: a view that is always there in a terminal, else a line every few seconds."""
 
 import resource
-import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -15,29 +15,29 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from everlearn.checkpoint import terminating
-from everlearn.cli.show import console, say
+from everlearn.cli.show import console, resumable, say
 from everlearn.online.quarantine import QuarantineError
 from everlearn.online.service import Service
 from everlearn.online.summary import done, milliseconds, write_summary
+from everlearn.stopping import exit_code
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _FRAME, _LINE = 0.25, 5.0
 """Seconds between two pictures, and between two lines."""
 
 
-def serve(service: Service) -> None:
-    """Works until the stream ends; SIGTERM and Ctrl-C save, write the report, and leave."""
+def serve(service: Service, stop: Callable[[], int]) -> None:
+    """Works until the stream ends, or somebody asks it to `stop`: then it saves, writes the report, and leaves."""
     if done(service.folder):
         service.feed.close()
         say(f"The stream has ended, and all of it is learned: {service.folder / 'report.html'}")
         return
     show = Show(service, console)
     try:
-        with terminating(signal.SIGTERM, signal.SIGINT) as asked, show, closing(service.steps(say)) as steps:
+        with resumable(service.folder), show, closing(service.steps(say)) as steps:
             for _ in steps:
                 show()
-                if asked():
+                if stop():
                     service.save()
                     break
     except QuarantineError as error:
@@ -50,11 +50,18 @@ def serve(service: Service) -> None:
         service.feed.close()
     page = write_summary(service)
     console.print(picture(service))
+    if service.ended and not service.tally.rows:
+        say(f"{service.feed.name} held no row that could be read; see that it is the right one")
+    if service.tally.rows and not service.score.rows:
+        say(
+            "Nothing was learned, as no row got its label: it stands in the column --label (else label, y, target or "
+            "class), or comes as a row of its own, with the id of the row that it belongs to"
+        )
     if not service.ended:
         say(f"Saved. Go on with: everlearn resume {service.folder}")
-    console.print(f"report  {page}", markup=False, soft_wrap=True)
+    console.print(f"report    {page}", markup=False, soft_wrap=True)
     if not service.ended:
-        sys.exit(0)
+        sys.exit(exit_code(stop()))
 
 
 class Show:
@@ -101,7 +108,7 @@ def picture(service: Service, rate: float | None = None) -> RenderableType:
     tally, ledger, latency = service.tally, service.ledger, service.latency
     rate = tally.rows / max(service.spent, 1e-9) if rate is None else rate
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True, min_width=8)
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_row("rows", f"{tally.rows:,}, {rate:,.0f} a second; {service.learning.rows:,} learned" + _shed(service))
     if tally.rows:
@@ -118,7 +125,8 @@ def picture(service: Service, rate: float | None = None) -> RenderableType:
             (f"{counts.double:,} came twice", counts.double),
             (f"{counts.corrected:,} corrected", counts.corrected),
             (f"{counts.late:,} too late", counts.late),
-            (f"{counts.expired + counts.dropped:,} never came", counts.expired + counts.dropped),
+            (f"{counts.expired:,} never came", counts.expired),
+            (f"{counts.dropped:,} rows given up beyond --capacity", counts.dropped),
         ),
     )
     table.add_row("drift", _drift(service))
@@ -128,6 +136,8 @@ def picture(service: Service, rate: float | None = None) -> RenderableType:
             _counted(service.quarantine.count, "bad row"), style="yellow" if service.quarantine.count else ""
         ),
     )
+    if service.feed.trouble:
+        table.add_row("source", Text(f"waited for: {service.feed.trouble}", style="yellow"))
     table.add_row("memory", f"{_memory():,.0f} MB")
     title = Text(f"{service.feed.name} ", style="bold").append(f"→ {service.folder}", style="not bold dim")
     return Group(title, table)
@@ -138,11 +148,12 @@ def line(service: Service, rate: float) -> str:
     scores = ", ".join(f"{name} {text.plain}" for name, text in _scores(service, curve=False))
     p50, p99 = (milliseconds(service.latency.quantile(share)) for share in (0.5, 0.99))
     drift = service.learning.drift
+    trouble = f"; the source is waited for: {service.feed.trouble}" if service.feed.trouble else ""
     return (
         f"{service.tally.rows:,} rows, {rate:,.0f}/s, p50 {p50}, p99 {p99}; {scores or 'no label yet'}; "
         f"{service.ledger.waiting:,} wait for a label, {_counted(drift.count if drift else 0, 'drift')}, "
         f"{_counted(service.tally.duplicates, 'duplicate')}, {_counted(service.quarantine.count, 'bad row')}"
-        f"{_shed(service)}, {_memory():,.0f} MB"
+        f"{_shed(service)}, {_memory():,.0f} MB{trouble}"
     )
 
 

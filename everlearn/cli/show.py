@@ -25,12 +25,12 @@ from rich.table import Table
 from rich.text import Text
 
 from everlearn.border import NonFiniteError
-from everlearn.checkpoint import terminating
 from everlearn.method import FAMILIES, Card, Method
 from everlearn.methods import METHODS
 from everlearn.methods.composition import parameters
 from everlearn.metrics import Scores, wording
 from everlearn.spec import one_of
+from everlearn.stopping import exit_code, terminating
 from everlearn.workspace.config import Config
 from everlearn.workspace.exam import examine
 from everlearn.workspace.folder import folder_of
@@ -49,7 +49,7 @@ Tables = Callable[[Mapping[str, Scores]], Iterable[Table]]
 
 
 def work(run: Run, *, quiet: bool = False, tables: Tables | None = None) -> None:
-    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave.
+    """Works until the run is done, showing how far it is; SIGTERM and Ctrl-C save and leave (`exit_code`).
 
     Ends with `tables`, or else with the `outcome`.
     """
@@ -57,7 +57,7 @@ def work(run: Run, *, quiet: bool = False, tables: Tables | None = None) -> None
         _given(run)
     for path in run.data.quarantined:
         say(f"left out, because it does not decode: {path}")
-    with terminating(signal.SIGTERM, signal.SIGINT) as asked, _resumable(run.folder), _progress() as show:
+    with terminating(signal.SIGTERM, signal.SIGINT) as asked, resumable(run.folder), _progress() as show:
         for moment in run.steps(say):
             show(moment)
             if asked():
@@ -65,7 +65,7 @@ def work(run: Run, *, quiet: bool = False, tables: Tables | None = None) -> None
                 break
     if not run.done:
         say(f"Saved. Go on with: everlearn resume {run.folder}")
-        sys.exit(0)
+        sys.exit(exit_code(asked()))
     if all(scores.learned for scores in run.scores.values()):
         for table in tables(run.scores) if tables else [outcome(run.scores, run.past)]:
             console.print(table)
@@ -75,7 +75,7 @@ def work(run: Run, *, quiet: bool = False, tables: Tables | None = None) -> None
 
 
 @contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
+def resumable(folder: Path) -> Iterator[None]:
     """Says of what interrupts a run how it can go on."""
     try:
         yield
@@ -261,8 +261,14 @@ def tried(config: Config, trials: int, first: int) -> None:
             for moment in run.steps(say):
                 show(moment)
 
-    for trial in tune(config, trials, first, learn):
-        console.print(f"trial {trial.number}: {_values(trial.values)}  {trial.score:.4g}", markup=False, style="dim")
+    try:
+        for trial in tune(config, trials, first, learn):
+            console.print(
+                f"trial {trial.number}: {_values(trial.values)}  {trial.score:.4g}", markup=False, style="dim"
+            )
+    except KeyboardInterrupt:
+        say("Interrupted. What was tried is kept: the same command goes on from there.")
+        sys.exit(130)
     out = folder_of(config.out)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     best = json.loads((out / "trials.json").read_text(encoding="utf-8"))["trials"]
@@ -311,7 +317,7 @@ def list_methods(name: str) -> None:
 _USED = {
     "tuning": ": strategies of everlearn transfer",
     "adaptation": ": strategies of everlearn transfer for rows without labels",
-    "test time": ": in Python, where learner.predict adapts",
+    "test time": ": in Python, by learner.observe or everlearn.transfer.testtime.adapt",
 }
 """What the methods of a family are for, where it is not to keep the old."""
 

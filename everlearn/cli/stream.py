@@ -1,5 +1,6 @@
 """`everlearn stream`: rows are answered and learned as they come. Nothing here imports torch before it is needed."""
 
+import signal
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -7,6 +8,7 @@ from typing import Annotated, Any, get_origin
 import typer
 
 from everlearn.online.settings import HELP, TYPES, Settings, make_settings, read_settings
+from everlearn.stopping import terminating
 
 _PANELS = {
     "What": ("source", "model", "out", "config"),
@@ -35,19 +37,21 @@ def stream(**given: Any) -> None:
 
     What it comes to stands in OUT/report.html when the stream ends, or the service is stopped.
     """
-    from everlearn.cli.live import serve
-    from everlearn.online.opening import begin_service
+    with terminating(signal.SIGTERM, signal.SIGINT) as stop:  # what is imported now takes seconds
+        from everlearn.cli.live import serve
+        from everlearn.online.opening import begin_service
 
-    serve(begin_service(asked(given)))
+        serve(begin_service(asked(given)), stop)
 
 
 def go_on(run: Path, bad_rows: str) -> None:
     """What `everlearn resume` does with a stream."""
-    from everlearn.cli.live import serve
-    from everlearn.cli.show import say
-    from everlearn.online.opening import resume_service
+    with terminating(signal.SIGTERM, signal.SIGINT) as stop:
+        from everlearn.cli.live import serve
+        from everlearn.cli.show import say
+        from everlearn.online.opening import resume_service
 
-    serve(resume_service(run, say, {"bad_rows": bad_rows} if bad_rows else None))
+        serve(resume_service(run, say, {"bad_rows": bad_rows} if bad_rows else None), stop)
 
 
 def asked(given: dict[str, Any]) -> Settings:

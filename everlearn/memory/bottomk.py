@@ -74,6 +74,7 @@ class BottomK:
         self._forgotten = np.empty(0, np.uint64)  # sorted
         self._fresh = Run.empty()
         self._waiting: list[Run] = []
+        self._asked: tuple[Ids, Priorities] | None = None  # the ids that were looked for last, and their priorities
         self._sort_labels()
         self._settle(Run.empty())
 
@@ -84,11 +85,13 @@ class BottomK:
         those slots before has left. The slots in use are always 0 ... count - 1. `new` says that the ids are
         distinct, and were never offered before.
         """
-        hashed = priorities(ids, self._key)
+        asked, self._asked = self._asked, None
+        hashed = asked[1] if asked is not None and asked[0] is ids else priorities(ids, self._key)
         if labels is None and not self._labels.size:
             labels = np.zeros(len(ids), np.int64)
         groups = None if labels is None else self._group(labels)  # None: all are of the one that there is
         rows = (hashed < (self._bounds[0] if groups is None else self._bounds[groups])).nonzero()[0]
+        self._nameless |= new
         if not new or self._forgotten.size:
             rows = self._unknown(rows, hashed)
         if not rows.size:
@@ -120,16 +123,31 @@ class BottomK:
     def find(self, ids: Ids) -> tuple[Indices, Indices]:
         """The positions in `ids`, (n,) int64, of those that are kept, and their slots; of repeated ids the last."""
         hashed = priorities(ids, self._key)
+        self._asked = ids, hashed  # they will be offered next
         slots = np.full(len(ids), -1, np.int64)
-        fresh = self._catch_up()
-        order = fresh.priorities.argsort()
-        for run in (self._base, fresh.pick(order)):
+        runs = [self._base]
+        if self._nameless or not self._recent.isdisjoint(hashed.tolist()):
+            fresh = self._catch_up()
+            runs.append(fresh.pick(fresh.priorities.argsort()))
+        for run in runs:
             place = _found(hashed, run.priorities)
             known = place >= 0
-            slots[known] = np.maximum(slots[known], run.slots[place[known]])
+            if np.count_nonzero(known):
+                slots[known] = np.maximum(slots[known], run.slots[place[known]])
         rows = (slots >= 0).nonzero()[0]
+        if not rows.size:
+            return rows, rows
         last = len(rows) - 1 - np.unique(slots[rows][::-1], return_index=True)[1]
         return rows[last], slots[rows[last]]
+
+    def regroup(self, slots: Indices, labels: Ids) -> None:
+        """Moves the ids in these slots to the groups with these labels, (n,) each.
+
+        They stay, even where a group has turned away smaller priorities; then they are the first of it to leave.
+        """
+        groups, kept = self._group(labels), self._all()
+        kept.groups[kept.slots.argsort()[slots]] = groups
+        self._settle(kept)
 
     def forget(self, ids: Ids) -> tuple[int, Indices, Indices]:
         """Removes ids, and turns them away for good.
@@ -205,6 +223,7 @@ class BottomK:
         """Makes `kept`, which is sorted, the long run, and starts an empty short one."""
         self._base, self._fresh, self._waiting = kept, Run.empty(), []
         self._recent: set[int] = set()  # priorities that entered the short run, unless they came as new
+        self._nameless = False  # whether some did
         # Places in the long run, by group and then by priority; numpy sorts small integers by radix, faster.
         self._by_group = (
             kept.groups.astype(np.min_scalar_type(len(self._labels))).argsort(kind="stable").astype(np.int32)

@@ -88,3 +88,7 @@ class Challenged(Latest):
         kept[:, slots] = np.stack([ids, times, scores])[:, entering]
         self._kept = kept
         return entering, slots
+
+    def regroup(self, slots: Indices, labels: Ids) -> None:
+        """Gives the ids in these slots the scores `labels`, (n,) each."""
+        super().regroup(slots, np.maximum(labels, 1))

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everlearn.batch import Batch, Column, check, length, take, tensor
+from everlearn.batch import ANSWERS, UNLABELED, Batch, Column, check, length, take, tensor
+from everlearn.checkpoint import same
 from everlearn.memory.bottomk import BottomK, Indices
 from everlearn.memory.disk import Disk
 from everlearn.memory.draws import Draws
 from everlearn.memory.priority import Ids, stream
-from everlearn.memory.store import Ram, Store, fits, row_bytes, wider
+from everlearn.memory.store import Ram, Store, fits, row_bytes, widened, wider
 
 _PREFIXES = (
     {"": 1} | {p: 1000**i for i, p in enumerate("KMGT", 1)} | {f"{p}I": 1024**i for i, p in enumerate("KMGT", 1)}
@@ -40,7 +41,11 @@ class Index(Protocol):
         ...
 
     def find(self, ids: Ids) -> tuple[Indices, Indices]:
-        """The positions in `ids`, (n,), of those that are kept, and their slots; of repeated ids the last."""
+        """The positions in `ids`, (n,), of those that are kept, and their slots, which ascend; of repeats the last."""
+        ...
+
+    def regroup(self, slots: Indices, labels: Ids) -> None:
+        """Moves the ids in these slots to the groups with these labels, (n,) each; they keep their slots."""
         ...
 
     def forget(self, ids: Ids) -> tuple[int, Indices, Indices]:
@@ -72,8 +77,9 @@ class Memory:
     A row is known by the column "id", (n,) integers, or else by its place in the order of arrival, from 0.
     The rows kept are those whose ids have the smallest hashes. So what is kept is a function of the set of
     ids seen, and not of their order, of the size of batches, or of how many epochs brought them again; what
-    comes under an id that is kept already is passed over. Keeping draws no random numbers; `sample` has its
-    own generator.
+    comes under an id that is kept already is passed over, unless it has another label: then the row was
+    corrected, and takes the place of what it was. Keeping draws no random numbers; `sample` has its own
+    generator.
 
     The first batch fixes the columns. Tensors keep their dtype and shape; lists, in RAM, hold anything. One
     thing may change: vectors of floats, such as the logits of a head that grows, may become longer (or
@@ -113,8 +119,9 @@ class Memory:
     def add(self, batch: Batch, *, renew: bool = False) -> None:
         """Offers the rows of a batch.
 
-        What comes again under an id that is kept is passed over, or with `renew` stored in place of what was
-        there: the same row, with what a method notes about it now.
+        What comes again under an id that is kept is passed over if its label is the same, or with `renew` stored
+        in place of what was there: the same row, with what a method notes about it now. Of rows with one id in
+        a batch the last counts.
 
         Raises a ValueError if its columns are not those of the first batch, or if the capacity is below one
         row: nothing has changed then. After the OSError of a full disk, load the last state.
@@ -128,10 +135,12 @@ class Memory:
         labels = None if groups is None else _integers("a group", groups)
         store = self._store or self._open(batch)
         self.seen += length(batch)
-        if renew and "id" in batch:
-            again, places = self._kept.find(ids)
-            if len(again):
-                store.write(torch.from_numpy(places), take(batch, torch.from_numpy(again)))
+        if "id" in batch:
+            if len(ids) > 1 and len(set(ids.tolist())) < len(ids):
+                last = np.sort(len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1])
+                batch, ids = take(batch, torch.from_numpy(last)), ids[last]
+                labels = None if labels is None else labels[last]
+            self._again(store, batch, ids, labels, renew=renew)
         chosen, slots = self._kept.offer(ids, labels, new="id" not in batch)
         if len(chosen):
             rows = batch if len(chosen) == length(batch) else take(batch, torch.from_numpy(chosen))
@@ -260,6 +269,23 @@ class Memory:
             "rows": "in RAM" if self.folder is None else "on disk",
         }
 
+    def _again(self, store: Store, batch: Batch, ids: Ids, labels: Ids | None, *, renew: bool) -> None:
+        """Stores what is kept already and was corrected since, or with `renew` all that is kept already."""
+        again, places = self._kept.find(ids)
+        if not len(again):
+            return
+        slots, rows = torch.from_numpy(places), take(batch, torch.from_numpy(again))
+        corrected = torch.zeros(len(slots), dtype=torch.bool)
+        for name in ANSWERS:
+            if name in rows:
+                corrected |= _other(rows[name], store.gather(slots, name)[name])
+        if labels is not None and corrected.any():
+            self._kept.regroup(places[corrected.numpy()], labels[again][corrected.numpy()])
+        if renew:
+            store.write(slots, rows)
+        elif corrected.any():
+            store.write(slots[corrected], take(rows, corrected))
+
     def _identify(self, batch: Batch) -> Ids:
         if "id" in batch:
             return _integers("an id", tensor(batch, "id"))
@@ -296,6 +322,17 @@ class Memory:
         if self._store is None:
             raise IndexError("the memory is empty: it has no rows and no columns yet")
         return self._store
+
+
+def _other(labels: Column, kept: Column) -> Tensor:
+    """Which of the labels, (n,) bool, are others than those that are kept; no label is no other one."""
+    if not isinstance(labels, Tensor) or not isinstance(kept, Tensor):
+        return torch.tensor([not same(now, then) for now, then in zip(labels, kept, strict=True)])
+    now, then = widened(labels, kept).cpu(), widened(kept, labels).cpu()
+    other = (now != then) & ~(now.isnan() & then.isnan())
+    if labels.dtype == torch.int64 and labels.dim() == 1:
+        other &= now != UNLABELED
+    return other.view(len(other), -1).any(1)
 
 
 def _bytes(capacity: int | str) -> int:

@@ -88,6 +88,10 @@ class Latest:
         """The positions in `ids`, (n,) int64, of those that are kept, and their slots; of repeated ids the last."""
         return find(self._kept[0], ids)
 
+    def regroup(self, slots: Indices, labels: Ids) -> None:
+        """Moves the ids in these slots to the groups with these labels, (n,) each."""
+        self._kept[2, slots] = labels
+
     def forget(self, ids: Ids) -> tuple[int, Indices, Indices]:
         """Removes ids, and turns them away for good.
 

@@ -8,14 +8,15 @@ from everlearn.memory.priority import Ids
 
 
 def find(kept: Ids, ids: Ids) -> tuple[Indices, Indices]:
-    """The positions in `ids`, (n,), of those in `kept`, (count,), and their slots there; of repeated ids the last.
+    """The positions in `ids`, (n,), of those in `kept`, (count,), and their slots, ascending; of repeated ids the last.
 
-    >>> find(np.array([5, 7, 9]), np.array([9, 4, 5, 9]))
-    (array([2, 3]), array([0, 2]))
+    >>> find(np.array([9, 7, 5]), np.array([9, 4, 5, 9]))
+    (array([3, 2]), array([0, 2]))
     """
     different, last = np.unique(ids[::-1], return_index=True)
     _, slots, places = np.intersect1d(kept, different, assume_unique=True, return_indices=True)
-    return len(ids) - 1 - last[places], slots
+    order = slots.argsort()
+    return len(ids) - 1 - last[places[order]], slots[order]
 
 
 def unknown(ids: Ids, *known: Ids) -> Indices:

@@ -32,9 +32,10 @@ def blocks(model: nn.Module, head: str | None = None) -> list[Block]:
     """The blocks of `model` in the order of registration, which should be that of its forward; the head comes last.
 
     Lists of modules (`nn.Sequential`, `nn.ModuleList`, `nn.ModuleDict` themselves) are looked into, and so is whatever
-    has such a list inside and more than half of all weights; any other module is a block. A normalisation counts with
-    the block before it, weights in no block (a class token, positions) with the first. The head is the linear layer
-    named `head`, or the last one; of a `MultiHead`, all its heads. A model without linear layers has none.
+    has such a list inside and more than half as many weights as there are outside of embeddings, of which a model of
+    many languages has the most; any other module is a block. A normalisation counts with the block before it, weights
+    in no block (a class token, positions) with the first. The head is the linear layer named `head`, or the last one;
+    of a `MultiHead`, all its heads. A model without linear layers has none.
 
     >>> [block.name for block in blocks(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)))]
     ['0', '2']
@@ -46,7 +47,8 @@ def blocks(model: nn.Module, head: str | None = None) -> list[Block]:
     last: list[str] = []
     place: dict[int, list[str]] = {}
     first: list[str] = []
-    for name, module in _units(model, sum(weight.numel() for weight in model.parameters())):
+    tables = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
+    for name, module in _units(model, sum(w.numel() for w in model.parameters() if id(w) not in tables)):
         if any(layer == name or layer.startswith(f"{name}.") for layer in layers):
             home = last
             first = first or [name]

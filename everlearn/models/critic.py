@@ -22,14 +22,16 @@ class Critic(Perceptron):
 
     def __init__(self, hidden: tuple[int, ...] = (1024, 1024), outputs: int = 1) -> None:
         super().__init__(hidden, outputs)
-        self.register_buffer("moments", torch.zeros(2, 0))
-        self.register_buffer("age", torch.zeros(()))
+        self._forget(0)
 
     def _build(self, widths: tuple[int, ...], seed: int = 0) -> None:
         super()._build(widths, seed)
         self.requires_grad_(requires_grad=False)
-        self.moments = torch.zeros(2, sum(weight.numel() for weight in self.parameters()))
-        self.age = torch.zeros(())
+        self._forget(sum(weight.numel() for weight in self.parameters()))
+
+    def _forget(self, weights: int) -> None:
+        self.register_buffer("moments", torch.zeros(2, weights, dtype=torch.float32))
+        self.register_buffer("age", torch.zeros((), dtype=torch.float32))
 
     def descend(self, loss: Callable[[], Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         """One step of Adam against the gradient of `loss`, to these weights only; none, if that is not finite."""

@@ -61,3 +61,13 @@ def with_features(
 def learning(seen: list[Tensor]) -> list[Tensor]:
     """Of what layers gave, that of passes that learn: a teacher, who does not, may have passed through them, too."""
     return [given for given in seen if isinstance(given, Tensor) and given.requires_grad] or seen
+
+
+def vectors(seen: list[Tensor]) -> Tensor:
+    """What a layer gave in the pass that learns, (rows, numbers); a ValueError where that is not one tensor."""
+    given = learning(seen)[0]
+    if not isinstance(given, Tensor):
+        raise ValueError(  # noqa: TRY004 (what is wrong is the name that was given)
+            f"the tapped layer gives a {type(given).__name__}; name one inside it, which gives one tensor"
+        )
+    return given.flatten(1)

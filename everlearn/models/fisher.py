@@ -66,7 +66,8 @@ def fisher(
     gradients are left as they were; the result does not depend on how the rows are batched. Of several processes
     each gets the mean over all of them; unless `pooled`, that over its own rows.
     """
-    total = _mean_over_rows(model, batches, Asked(objective, labels, torch.square))
+    asked = batches if labels == "empirical" else map(_of_classes, batches)
+    total = _mean_over_rows(model, asked, Asked(objective, labels, torch.square))
     if pooled:
         average(total.values())
     return total
@@ -247,13 +248,32 @@ def _calls(model: nn.Module) -> Iterator[list[_Call]]:
 def _losses(model: nn.Module, batch: Batch, asked: Asked) -> list[tuple[Tensor, Tensor | None]]:
     """Sums over rows of the losses whose gradients are asked for, each with the weights (rows,) of their sizes."""
     if asked.labels == "empirical":
-        return [(asked.objective(model, batch).loss * length(batch), None)]
+        loss = asked.objective(model, batch).loss
+        if loss is None:
+            raise ValueError(_UNANSWERED)
+        return [(loss * length(batch), None)]
     log_p = _class_logits(asked.objective(model, unlabeled(batch)).logits).float().log_softmax(1)
     if asked.labels == "weighted":
+        if "y" not in batch:
+            raise ValueError(_UNANSWERED)
         chosen = [log_p.gather(1, tensor(batch, "y")[:, None])[:, 0]]
     else:
         chosen = [log_p[:, label] for label in range(log_p.shape[1])]
     return [(-own.sum(), own.detach().exp()) for own in chosen]
+
+
+_UNANSWERED = "these rows have no labels, which empirical and weighted Fisher information are of; take the exact one"
+
+
+def _of_classes(batch: Batch) -> Batch:
+    """The batch; a ValueError where its labels are numbers: of one output the softmax is 1, and its gradient 0."""
+    y = batch.get("y")
+    if isinstance(y, Tensor) and y.is_floating_point() and y.numel() == len(y):
+        raise ValueError(
+            "the exact Fisher information is of classes, but the labels here are numbers, of which it would be 0; "
+            'use fisher="empirical"'
+        )
+    return batch
 
 
 def _class_logits(logits: Tensor) -> Tensor:
@@ -309,7 +329,8 @@ def _normal(layer: nn.Module, a: Tensor) -> Tensor:
     if isinstance(layer, nn.GroupNorm):
         return F.group_norm(a, layer.num_groups, eps=layer.eps)
     assert isinstance(layer, nn.modules.batchnorm._BatchNorm)  # noqa: S101, SLF001 (all that is left in _KNOWN)
-    return F.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
+    mean, var = (kept if kept is None else kept.to(a) for kept in (layer.running_mean, layer.running_var))
+    return F.batch_norm(a, mean, var, eps=layer.eps)
 
 
 def _convolution(layer: nn.Conv1d | nn.Conv2d, a: Tensor, d: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.optim import optimizer as watching
 from everlearn.batch import ANSWERS, Batch, Column
 from everlearn.checkpoint import same
 from everlearn.models.recorded import SORRY, Recorded, written
-from everlearn.models.views import device_of, evaluating
+from everlearn.models.views import device_of, evaluating, ungraded
 from everlearn.objective import Objective, Output
 from everlearn.randomness import global_state, unmoved
 
@@ -99,10 +99,10 @@ class Fused:
         recorded = self._graphs.get(key)
         if recorded is None or (alike and not self._alike(recorded, batch)):
             return None
-        rate = self._rate(optimizer, recorded)
+        rate = _rate(optimizer, recorded, inputs)
         gradients: Sequence[Tensor]
         try:
-            with torch.no_grad():
+            with ungraded():
                 if rate is None:
                     fine, loss, logits, *gradients = recorded.checked(*inputs)
                 else:
@@ -130,8 +130,10 @@ class Fused:
             if name != "id" and (make is not None or name not in ANSWERS):
                 names.append(name)
                 inputs.append(_contiguous(name, column))
-        like = [(each.shape, each.dtype, each.device, each.requires_grad) for each in inputs]
-        return names, inputs, (make, *names, *like)
+        key = [make, *names]
+        for each in inputs:  # a tuple for each would take longer
+            key += (each.shape, each.dtype, each.device, each.requires_grad)
+        return names, inputs, tuple(key)
 
     def _keep(self, key: Any, recorded: Recorded) -> Recorded:
         while len(self._graphs) >= MOST:
@@ -146,21 +148,6 @@ class Fused:
         for at in recorded.shared:  # who clips it must not clip another one along with it
             weights, name = self._first[recorded.learn[at]]
             weights[name].grad = gradients[at].clone()
-
-    def _rate(self, optimizer: Optimizer, recorded: Recorded) -> float | None:
-        """That of a plain descent of the weights that have gradients; None where a step is more than that."""
-        if type(optimizer) is not SGD or len(optimizer.param_groups) > 1 or recorded.shared or _watched(optimizer):
-            return None
-        group = optimizer.param_groups[0]
-        if _more(group):
-            return None
-        members = set(map(id, group["params"]))
-        for at in recorded.learn:
-            place, name = self._first[at]
-            if id(place[name]) not in members:
-                return None
-        rate: float = group["lr"]
-        return rate
 
     def _alike(self, recorded: Recorded, batch: Batch) -> bool:
         """Whether the model computes in train mode what it does in eval mode, operation by operation."""
@@ -303,6 +290,21 @@ def step(optimizer: Optimizer) -> None:
         optimizer.step()
 
 
+def _rate(optimizer: Optimizer, recorded: Recorded, inputs: Sequence[Tensor]) -> float | None:
+    """That of a plain descent of the inputs that have gradients; None where a step is more than that."""
+    if type(optimizer) is not SGD or len(optimizer.param_groups) > 1 or recorded.shared or _watched(optimizer):
+        return None
+    group = optimizer.param_groups[0]
+    if _more(group):
+        return None
+    members = set(map(id, group["params"]))
+    for at in recorded.learn:
+        if id(inputs[at]) not in members:
+            return None
+    rate: float = group["lr"]
+    return rate
+
+
 def _watched(optimizer: Optimizer) -> bool:
     return bool(
         optimizer._optimizer_step_pre_hooks  # noqa: SLF001
@@ -314,7 +316,6 @@ def _watched(optimizer: Optimizer) -> bool:
     )
 
 
-@torch.no_grad()
 def _descended(optimizer: Optimizer) -> bool:
     """Takes the step if it is one of plain gradient descent, and says whether it was."""
     groups = optimizer.param_groups
@@ -323,7 +324,8 @@ def _descended(optimizer: Optimizer) -> bool:
     for group in groups:
         weights = [weight for weight in group["params"] if weight.grad is not None]
         if weights:
-            torch._foreach_add_(weights, [weight.grad for weight in weights], alpha=-group["lr"])
+            with ungraded():
+                torch._foreach_add_(weights, [weight.grad for weight in weights], alpha=-group["lr"])
     return True
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from everlearn.randomness import seeded
@@ -39,7 +40,7 @@ class Perceptron(nn.Sequential):
             for before, after in pairwise(widths):
                 if len(self):
                     self.append(nn.ReLU())
-                layer = nn.Linear(before, after)
+                layer = nn.Linear(before, after, dtype=torch.float32)  # as features are, whatever the default is
                 if self.spread is not None:
                     nn.init.normal_(layer.weight, std=self.spread)
                     nn.init.zeros_(layer.bias)
@@ -53,10 +54,24 @@ class Perceptron(nn.Sequential):
             self._build(widths)
         super()._load_from_state_dict(state, prefix, *rest)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The outputs, (rows, outputs), for the features (rows, inputs)."""
+    def accept(self, x: Tensor) -> None:
+        """Raises a ValueError unless it has layers for `x`."""
         if not len(self):
             raise ValueError("it has no layers yet: what it reads is known when an experience begins")
+        same_width(x, self.widths[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs, (rows, outputs), for the features (rows, inputs)."""
+        self.accept(x)
         for layer in self:
             x = layer(x)
         return x
+
+
+def same_width(x: Tensor, width: int) -> None:
+    """Raises a ValueError unless `x` is (rows, width)."""
+    if x.shape[-1] != width:
+        raise ValueError(
+            f"these are {x.shape[-1]} numbers for each row, but were {width} when the experience began; tap a layer "
+            "that gives one size for all inputs, as what the head reads is, or bring the inputs to one size"
+        )

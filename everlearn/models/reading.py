@@ -18,7 +18,10 @@ from torch import Tensor
 from everlearn.models.classes import Classes
 from everlearn.models.report import LoadError, listed
 
-NESTS = ("state_dict", "model", "model_state_dict", "net", "weights", "ema", "params")
+NESTS = (
+    *("state_dict", "model", "model_state_dict", "net", "weights", "ema", "params"),
+    *("model_ema", "state_dict_ema", "ema_state_dict"),
+)
 """Where checkpoints keep a state dict among other things; the first of these that holds tensors is taken."""
 
 _EXPORT = "where the model was made: torch.save(model.state_dict(), path)"

@@ -14,6 +14,8 @@ from torch import fx
 
 Graph = Callable[..., tuple[Any, ...]]
 
+_PROGRAMS = ("graph", "checked", "descent")
+
 SORRY = "this step cannot be fused: {}; leave fused=True out"
 
 
@@ -37,6 +39,10 @@ class Recorded:
     """Which gradients lie in the memory of something else that it takes or gives."""
     alike: bool | None = None
     """Whether the logits are those of the answer; None: nobody has asked."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the programs, of which there are no copies: who copies it makes its own."""
+        return {name: value for name, value in vars(self).items() if name not in _PROGRAMS}
 
     @cached_property
     def graph(self) -> Graph:

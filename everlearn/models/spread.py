@@ -8,6 +8,9 @@ from torch import Tensor
 WINDOW = 20
 """Rows for each class after which an older row weighs 1/e of the newest."""
 
+LOWEST = -1e30
+"""What stands for log 0, the logarithm of what a model rules out: as a factor of 0, it is 0."""
+
 
 def entropies(logits: Tensor) -> Tensor:
     """H(softmax(logits)) of each row (or token), in nats and float32; a ValueError unless there are classes.
@@ -20,7 +23,7 @@ def entropies(logits: Tensor) -> Tensor:
             f"the entropy of a prediction needs logits of shape (rows, classes), but they are {tuple(logits.shape)}"
         )
     log_p = logits.float().flatten(0, -2).log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1)
+    return -(log_p.exp() * log_p.clamp(min=LOWEST)).sum(1)
 
 
 class Spread:

@@ -1,7 +1,7 @@
 """Inputs on one scale, by the mean and the variance of each column so far."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan
+from math import inf, isnan
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ class Standardise(nn.Module):
     `forward` only scales, in every mode; `update` is what counts. Both are in float64, whatever the model is in. A
     column that never varied, or was never counted, becomes 0. What is missing (NaN) is not counted, and becomes 0:
     the mean. Columns can be left as they are (what says 0 or 1): they are not counted, and missing is 0 in them, too.
-    With `scale=False` every column is left as it is, and what is missing becomes the mean.
+    With `scale=False` every column is left as it is, and what is missing becomes the mean. z is no further from 0 than
+    `most`: a column that changes for the first time after n rows is sqrt(n) deviations from its mean, and squared
+    errors, whose gradients have no bound, do not survive that.
 
     >>> scale = Standardise(1)
     >>> rows = scale.update(torch.tensor([[1.0], [3.0]]))
@@ -34,9 +36,9 @@ class Standardise(nn.Module):
     left: Tensor
     """1 for each column that is left as it is, and else 0."""
 
-    def __init__(self, columns: int = 0, *, scale: bool = True) -> None:
+    def __init__(self, columns: int = 0, *, scale: bool = True, most: float = inf) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.most = scale, most
         for name in _STATISTICS:
             self.register_buffer(name, torch.zeros(columns, dtype=torch.float64))
 
@@ -45,11 +47,17 @@ class Standardise(nn.Module):
         """How many there are."""
         return len(self.mean)
 
+    @property
+    def statistics(self) -> list[Tensor]:
+        """All of its buffers; without a walk through modules, as it is asked at each step."""
+        return [each for each in self._buffers.values() if each is not None]
+
     def forward(self, x: Tensor) -> Tensor:
         """The rows, (rows, columns), scaled, in their own dtype."""
         if self.scale:
             scaled = (x - self.mean).mul_(self.factor)
-            return scaled.nan_to_num_(0.0, torch.inf, -torch.inf).to(x.dtype)
+            scaled.nan_to_num_(0.0, inf, -inf)
+            return (scaled if self.most == inf else scaled.clamp_(-self.most, self.most)).to(x.dtype)
         return self.filled(x)
 
     def filled(self, x: Tensor) -> Tensor:
@@ -62,7 +70,7 @@ class Standardise(nn.Module):
         By the recurrence of Welford (1962); of several rows, the parts are joined as Chan, Golub and LeVeque (1983) do.
         """
         if len(x) == 1 and x.is_cpu:  # numpy is several times as quick where there is so little to do
-            count, mean, squares, factor, left = (each.numpy() for each in self._buffers.values() if each is not None)
+            count, mean, squares, factor, left = (each.numpy() for each in self.statistics)
             (row,) = x.numpy()
             if not isnan(row.sum()):
                 count += 1

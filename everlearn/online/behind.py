@@ -17,9 +17,10 @@ Save = Callable[[dict[str, Any], Sequence[Lesson]], None]
 class Behind:
     """Takes lessons, at most `room` of them at a time, and learns them in its own thread, `batch_size` in each step.
 
-    When there is no room, one of those that wait and the new one is shed, each being as likely to go as any other: so
-    what is learned stays a sample of all that came. `shed` counts them. Predictions are made by one of two `replicas`,
-    which get the new state in turn, each `publish` steps: no prediction sees half of it, and none waits for it.
+    When there is no room for `live` rows, one of those that wait and the new one is shed, each being as likely to go as
+    any other: so what is learned stays a sample of all that came. `shed` counts them. Nobody waits for the answers to
+    other rows, as to those of a finished file: for these, `put` waits for room. Predictions are made by one of two
+    `replicas`, which get the new state in turn, each `publish` steps: none sees half of it, and none waits for it.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Behind:
         replicas: tuple[Online, Online],
         *,
         room: int,
+        live: bool = True,
         batch_size: int = 1,
         publish: int = 50,
         seed: int = 0,
     ) -> None:
-        self.learning, self.room, self.batch_size, self.every, self.seed = learning, room, batch_size, publish, seed
+        self.learning, self.room, self.live = learning, room, live
+        self.batch_size, self.every, self.seed = batch_size, publish, seed
         self.waiting: list[Lesson] = []
         self.shed = 0
         self._served, self._next = ((replica, Lock()) for replica in replicas)
@@ -55,6 +58,8 @@ class Behind:
     def put(self, lesson: Lesson) -> None:
         """To be learned when it is its turn."""
         with self._news:
+            if not self.live:
+                self._news.wait_for(lambda: len(self.waiting) < self.room or self._failure is not None)
             self._raise()
             if len(self.waiting) >= self.room:
                 self.shed += 1

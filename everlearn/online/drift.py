@@ -86,6 +86,11 @@ class Drift:
         """What has happened, the latest last."""
         return list(self._events)
 
+    @property
+    def kept(self) -> int:
+        """How many of the latest rows are kept for reactions to go by."""
+        return len(self._latest)
+
     def update(
         self, error: float, online: Online, at: int, time: float | None = None, label: Label | None = None
     ) -> list[Event]:

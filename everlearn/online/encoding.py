@@ -251,7 +251,7 @@ class Encoder:
         if self._whole is not None and (self.unseen != "refuse" or len(record.fields) == self.width):
             try:
                 row = array("d", self._whole(record.fields))
-            except (KeyError, TypeError, OverflowError):
+            except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):
                 pass  # something is missing, or no number: which one is found below
             else:
                 if max(row) < LARGEST and min(row) > -LARGEST and not isnan(sum(row)):
@@ -346,7 +346,7 @@ def row_ids(records: Sequence[Record]) -> Tensor:
 def _finite(record: Record, name: str, value: Any) -> float:
     try:
         number = nan if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: of tensors
         number = nan
     if not abs(number) < LARGEST:
         raise RowError(record.id, name, value, f"a number is needed, finite and below {LARGEST:.0e}; None says missing")

@@ -14,6 +14,7 @@ from everlearn.method import links
 from everlearn.methods.frozen import Frozen
 from everlearn.models.heads import grow
 from everlearn.models.standardise import Standardise
+from everlearn.models.targets import Targets
 from everlearn.models.views import bare
 from everlearn.models.widening import grow_inputs, resize_inputs_like
 from everlearn.online.encoding import Encoder, row_ids
@@ -39,7 +40,9 @@ class Online:
 
     `predict` changes nothing. `learn` makes room for new fields and classes, counts the rows for the scale, and takes
     one step; a batch that is refused leaves everything as it was. The learner's model begins with a `Standardise` where
-    inputs are to be scaled. Rows are handed to the learner as they are: what a memory keeps is raw.
+    inputs are to be scaled, and ends with `Targets` where numbers to be predicted are; answers are in the user's units,
+    the loss and the logits of the learner in those of `Targets`. Rows are handed to the learner as they are: what a
+    memory keeps is raw.
     """
 
     def __init__(self, learner: Learner, encoder: Encoder, *, head: str | None = None, seed: int = 0) -> None:
@@ -50,10 +53,11 @@ class Online:
         self.head, self.seed = head, seed
         self.steps = 0
         scales = [module for module in bare(learner.model).modules() if isinstance(module, Standardise)]
-        self.scale = scales[0] if scales else None
+        self.targets = next((each for each in scales if isinstance(each, Targets)), None)
+        self.scale = next((each for each in scales if each is not self.targets), None)
         self.inputs = encoder.width
         """What the model reads."""
-        self._before: list[Tensor] = []  # the statistics of the scale before the last step
+        self._before: list[Tensor] = []  # the statistics of both before the last step
 
     def predict(self, records: Sequence[Record]) -> list[Prediction]:
         """The answers. Before any class is known an answer is "", without scores."""
@@ -64,7 +68,9 @@ class Online:
             return [Prediction(record.id, "", (), self.steps) for record in records]
         logits = self.learner.predict(self.encoder.encode(records))
         if classes is None:
-            answers = logits.reshape(len(records), -1)[:, 0].tolist()
+            answers: list[float] = logits.reshape(len(records), -1)[:, 0].tolist()
+            if self.targets is not None:
+                answers = self.targets.answers(answers)
             return [Prediction(r.id, answer, (), self.steps) for r, answer in zip(records, answers, strict=True)]
         names = classes.names
         rows = logits[:, : len(names)].float().softmax(1).tolist()
@@ -109,6 +115,12 @@ class Online:
                 grow(model, len(encoder.classes), self.head, seed=self.seed)
         self.encoder = encoder
 
+    def count(self, batch: Batch) -> Batch:
+        """Counts the rows of `batch` for the scales, and gives it as it is to be learned."""
+        if self.targets is not None:
+            self.targets.update(tensor(batch, "y").view(-1, 1))
+        return batch if self.scale is None else batch | {"x": self.scale.update(tensor(batch, "x"))}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, in tensors and plain values: who loads it goes on like it, bit for bit."""
         return {"encoder": self.encoder.state_dict(), "learner": self.learner.state_dict(), "steps": self.steps}
@@ -127,15 +139,15 @@ class Online:
         return encoder.encode(records) | {"y": encoder.targets(records, labels), "id": row_ids(records)}
 
     def _step(self, batch: Batch) -> float | None:
-        if self.scale is None:
+        statistics = [each for scale in (self.scale, self.targets) if scale is not None for each in scale.statistics]
+        if not statistics:
             output = self.learner.observe(batch)
         else:
-            statistics = [*self.scale.buffers()]
             if not self._before or self._before[0].shape != statistics[0].shape:
                 self._before = [statistic.clone() for statistic in statistics]
             torch._foreach_copy_(self._before, statistics)
             try:
-                output = self.learner.observe(batch | {"x": self.scale.update(tensor(batch, "x"))})
+                output = self.learner.observe(self.count(batch))
             except Exception:
                 torch._foreach_copy_(statistics, self._before)
                 raise

@@ -15,6 +15,8 @@ from everlearn.streams.feed import Label, Record
 class Latest:
     """Keeps the last `capacity` rows that were added, with their labels, in order.
 
+    A row that is there and comes again, as one does whose label was corrected, takes the place that it has.
+
     >>> latest = Latest(2)
     >>> latest.add([Record(str(i), {"x": i}) for i in range(5)], list("abcde"))
     >>> latest.number, [record.id for record in latest.last(9)[0]], latest.last(1)[1]
@@ -25,15 +27,28 @@ class Latest:
         self.capacity = capacity
         self.number = 0
         """The rows that were ever added."""
-        self._rows: deque[tuple[Record, Label]] = deque(maxlen=capacity)
+        self._rows: deque[tuple[Record, Label]] = deque()
+        self._where: dict[str, int] = {}
+        """Which of all rows those here are, by id."""
 
     def add(self, records: Sequence[Record], labels: Sequence[Label]) -> None:
         """Adds rows, the latest last."""
         if len(records) != len(labels):
             raise ValueError(f"each row has one label, but {len(records)} rows came with {len(labels)}")
-        self.number += len(records)
-        if self.capacity:
-            self._rows.extend(zip(records, labels, strict=True))
+        for row in zip(records, labels, strict=True):
+            place = self._where.get(row[0].id)
+            if place is not None:
+                self._rows[place - self.number + len(self._rows)] = row
+                continue
+            self.number += 1
+            if self.capacity:
+                self._append(row)
+
+    def _append(self, row: tuple[Record, Label]) -> None:
+        self._rows.append(row)
+        self._where[row[0].id] = self.number - 1
+        if len(self._rows) > self.capacity:
+            self._where.pop(self._rows.popleft()[0].id, None)
 
     def last(self, count: int) -> tuple[list[Record], list[Label]]:
         """The last `count` rows, or as many as there are, the latest last."""
@@ -53,9 +68,10 @@ class Latest:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Becomes what `state_dict` gave."""
-        self.number = state["number"]
         rows = ((Record(name, fields, time=time), label) for name, fields, time, label in unpack(state["rows"]))
-        self._rows = deque(rows, maxlen=self.capacity)
+        self.number, self._rows = state["number"], deque(rows)
+        first = self.number - len(self._rows)
+        self._where = {row.id: place for place, (row, _) in enumerate(self._rows, first)}
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields as fields_of
 from functools import partial
+from math import inf
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from everlearn.models.exits import OnlineMLP
 from everlearn.models.named import build_model
 from everlearn.models.nets import MLP
 from everlearn.models.standardise import Standardise
+from everlearn.models.targets import Targets
 from everlearn.models.views import evaluating
 from everlearn.objective import classify, regress
 from everlearn.online.encoding import Encoder, Fields, Unseen
@@ -28,6 +30,9 @@ from everlearn.online.words import Words
 from everlearn.randomness import mix, seeded
 from everlearn.spec import call, parse, parse_chain
 from everlearn.spec import one_of as known_as
+
+FAR = 5.0
+"""Deviations that inputs of a regression are from their mean at most: the default rate is stable with several such."""
 
 
 def make_online(
@@ -52,8 +57,7 @@ def make_online(
     `model` is mlp:hidden=64x64,dropout=0.1, or linear, or hedge:layers=20,width=100, or identity (for methods that
     answer by themselves), all of which grow; or FILE.py:NAME(...), whose sizes `fields` and `classes` have to name.
     `encoder` is table:values=100,most=10000, or words:buckets=4096,field=NAME for rows that are texts. With `scale`,
-    numbers are scaled by their mean and deviation so far. Numbers to be predicted are not: choose their unit so that
-    they are about 1.
+    numbers are scaled by their mean and deviation so far, those to be predicted, too: see `Targets`.
     `fields`, `unseen` and `dtype` are those of `Encoder`. `fused` runs steps as recorded graphs, as in `Learner`.
     """
     one_of("task", task, ("classification", "regression"))
@@ -66,15 +70,16 @@ def make_online(
         method = "hedge"
     table = _encoder(encoder, fields, None if regression else classes, unseen, dtype)
     body = _body(model, table.width, task, len(classes), mix(seed, 1))
-    scaled = Standardise(scale=scale)
+    scaled = Standardise(scale=scale, most=FAR if regression else inf)
     scaled.grow(table.left)
-    net = nn.Sequential(scaled, body)
+    targets = Targets() if regression and scale else None
+    net = nn.Sequential(scaled, body) if targets is None else nn.Sequential(scaled, body, targets)
     if dtype == "float64":
         net.double()
     learner = Learner(
         net,
         build(method, seed=mix(seed, 2), memory="reservoir" if regression else "balanced"),
-        regress if regression else classify,
+        targets.objective if targets is not None else regress if regression else classify,
         optimizer=_optimizer(optimizer),
         seed=seed,
         clip=clip,
@@ -133,7 +138,7 @@ _MODELS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
 
 def _fitting(model: nn.Module, text: str, inputs: int, outputs: int) -> nn.Module:
     if not inputs:
-        raise ValueError(f"{text} has a size, so name its fields beforehand: fields=[...], in their order")
+        raise ValueError(f"{text} has a size, so name its fields in their order: fields=[...], or --features")
     try:
         with torch.no_grad(), evaluating(model):
             answer = model(torch.zeros(2, inputs))

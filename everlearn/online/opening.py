@@ -15,12 +15,9 @@ from everlearn.online.drift import Drift
 from everlearn.online.engine import Online
 from everlearn.online.making import make_online
 from everlearn.online.service import Service
-from everlearn.online.settings import Settings, make_settings
+from everlearn.online.settings import KIND, Settings, make_settings
 from everlearn.streams.feed import Feed
 from everlearn.streams.opening import open_feed
-
-_KIND = "stream"
-"""What config.json says of the run."""
 
 
 def begin_service(settings: Settings) -> Service:
@@ -29,10 +26,11 @@ def begin_service(settings: Settings) -> Service:
     folder = Path(settings.out)
     # A process that was killed while it wrote config.json leaves a hidden file, and no run.
     if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        what = f"there is a run in {folder} already; go on with it (everlearn resume {folder})"
-        raise ValueError(
-            f"{what if (folder / 'config.json').exists() else f'{folder} is not empty'}, or choose another --out"
-        )
+        if (folder / "config.json").exists():
+            what = f"there is a run in {folder} already; go on with it (everlearn resume {folder}), or"
+        else:
+            what = f"{folder} is not empty;"
+        raise ValueError(f"{what} choose another --out")
     service = _open(settings)
     try:
         service.feed.read(1)  # a column that is not there, a server that does not answer
@@ -41,19 +39,9 @@ def begin_service(settings: Settings) -> Service:
         service.feed.close()
         raise
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"kind": _KIND, "settings": settings.to_json(), "environment": environment()}
-    write(folder / "config.json", json.dumps(record, indent=2).encode())
+    record = {"kind": KIND, "settings": settings.to_json(), "environment": environment()}
+    _write(folder / "config.json", record, settings)
     return service
-
-
-def is_service(folder: str | Path) -> bool:
-    """Whether the run in a folder is one of a stream."""
-    path = Path(folder) / "config.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
-        return False
-    return isinstance(record, dict) and record.get("kind") == _KIND
 
 
 def resume_service(folder: str | Path, say: Callable[[str], None], changes: Mapping[str, Any] | None = None) -> Service:
@@ -69,12 +57,19 @@ def resume_service(folder: str | Path, say: Callable[[str], None], changes: Mapp
         raise ValueError(f"the run in {folder} was made in {settings.out}; move it back, or begin a new one")
     if changes:
         settings = replace(settings, **changes)
-        write(path, json.dumps(record | {"settings": settings.to_json()}, indent=2).encode())
+        _write(path, record | {"settings": settings.to_json()}, settings)
     service = _open(settings)
     for name, value in environment().items():
         if then.get(name) != value:
             say(f"{name} was {then.get(name)} and is {value}: the result may differ in its last bits")
     return service
+
+
+def _write(path: Path, record: Mapping[str, Any], settings: Settings) -> None:
+    """Writes config.json; what may hold a password can be read by its owner alone."""
+    write(path, json.dumps(record, indent=2).encode())
+    if "://" in settings.source:
+        path.chmod(0o600)
 
 
 def _open(settings: Settings) -> Service:

@@ -112,7 +112,9 @@ class Recent(Reaction):
         came = self.came + len(records)
         count = int(came * self.share / (1 - self.share)) - self.joined if among else 0
         drawn = [latest[place - among] for place in self._places(among, count)]
-        loss = rest([*records, *(row for row, _ in drawn)], [*labels, *(label for _, label in drawn)])
+        now = dict(zip((record.id for record in records), labels, strict=True))  # one of them may be corrected here
+        beside = [now.get(row.id, label) for row, label in drawn]
+        loss = rest([*records, *(row for row, _ in drawn)], [*labels, *beside])
         self.left, self.came, self.joined = self.left - 1, came, self.joined + count
         return loss
 

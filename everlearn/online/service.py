@@ -20,9 +20,11 @@ from typing import Any
 from everlearn.checkpoint import Checkpoints, locked
 from everlearn.metrics.prequential import Prequential
 from everlearn.online.behind import Behind
+from everlearn.online.block import Block
 from everlearn.online.drift import Drift
 from everlearn.online.encoding import LARGEST
 from everlearn.online.engine import Online, Prediction
+from everlearn.online.keeping import Keeping
 from everlearn.online.latency import Latency
 from everlearn.online.learning import Learning, Lesson, lesson_of, plain_lesson
 from everlearn.online.ledger import Ledger, Settled
@@ -74,8 +76,7 @@ class Service:
     a queue (`replicas`), when a row is learned depends on how quick the machine is; then still none is lost, but for
     those that are shed, and none is learned twice.
 
-    `batch_size` rows are learned together. Rows are answered as they come, each at its own place in a block of that
-    size, filled up with copies: the last bits of an answer depend on the size of a batch and on the place in it.
+    `batch_size` rows are learned together. Rows are answered as they come, each at its own place in a `Block`.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Service:
             self.learning,
             replicas,
             room=settings.queue,
+            live=feed.follow,
             batch_size=settings.batch_size,
             publish=settings.publish,
             seed=settings.seed,
@@ -112,30 +114,20 @@ class Service:
         self._since = time.monotonic()
         self._patience, self._delay = patience or Span(math.inf, timed=False), settings.delay
         self._predictions = Lines(self.folder / "predictions.jsonl") if settings.predictions else None
-        self._keeper = Checkpoints(
+        self._block = Block(settings.batch_size, (self.behind or online).predict)
+        checkpoints = Checkpoints(
             self.folder / "checkpoints",
             every_steps=settings.checkpoint_rows or None,
             every_seconds=settings.checkpoint_seconds or None,
         )
+        files = (self.quarantine, self.learning.events, *([self._predictions] if self._predictions else ()))
+        self._keeping = Keeping(checkpoints, files, feed)
         self._position: Position = None
         self._now = -math.inf
         self._held: deque[tuple[float, str, Label, float | None]] = deque()
         """Labels that are held back: when they are due, the row, the label, and when it was said."""
         self._pending: list[Lesson] = []
         """What waits for its batch to be full."""
-        self._place = 0
-        """That of the next row in its block."""
-        self._ready: dict[int, tuple[int, Prediction]] = {}
-        """Answers for records further down, by their number: the place in the block, and the answer."""
-        self._saved = 0
-        """Records that the last checkpoint knows of."""
-        self._safe: list[Position] = []
-        """Positions that were saved, and that the feed has not been told of."""
-
-    @property
-    def lessons_waiting(self) -> int:
-        """Rows with labels that have not been learned yet."""
-        return len(self.behind.waiting if self.behind else self._pending)
 
     @property
     def held(self) -> int:
@@ -165,32 +157,41 @@ class Service:
             self._collect()
             state, position = self._state(), self._position
             self.behind.save(lambda learned, waiting: self._write(state, position, learned, waiting), wait=wait)
-        self._acknowledge()
+        self._keeping.acknowledge()
 
     # -- records ----------------------------------------------------------------------------------------------
 
     def _work(self) -> Generator[Moment, None, None]:
         self._since = time.monotonic()
         while not self.ended:
-            records = self.feed.read(_MOST, _WAIT)
+            records = self._read()
             came = time.perf_counter()
-            self._ready.clear()
-            for place, record in enumerate(records):
-                came = self._take(records, place, came)
+            self._block.forget()
+            for number, record in enumerate(records):
+                came = self._take(records, number, came)
                 self._position = record.position
                 self._after()
                 yield Moment(self.tally.records)
             if not records:
                 if self.feed.ended:
                     self._finish()
-                elif self._saved < self.tally.records and self._keeper.due():
+                elif self._keeping.records < self.tally.records and self._keeping.due():
                     self.save(wait=False)
                 self.flush()
                 yield Moment(self.tally.records, idle=True)
 
-    def _take(self, records: Sequence[Record], place: int, came: float) -> float:
+    def _read(self) -> list[Record]:
+        """The next records. Where the feed cannot go on, what was learned is saved: it may not come again."""
+        try:
+            return self.feed.read(_MOST, _WAIT)
+        except (ValueError, OSError):
+            if self.tally.records > self._keeping.records:
+                self.save()
+            raise
+
+    def _take(self, records: Sequence[Record], number: int, came: float) -> float:
         """One record, whatever it is; gives the time when that was done."""
-        record = records[place]
+        record = records[number]
         self.tally.records += 1
         if record.time is not None:
             self._now = max(self._now, record.time)
@@ -200,79 +201,48 @@ class Service:
         elif record.label is not None and record.is_label:
             self.tally.labels += 1
             self._label(record, record.label)
-        elif record.id in self.ledger or record.id in self.seen:
+        elif self._came(record.id):
             self.tally.duplicates += 1
-            if record.label is not None and self._delay is None and self.ledger.awaits(record.id):
-                self._label(record, record.label)  # it came without one before
+            if record.label is not None and self.ledger.awaits(record.id) and not self._holds(record.id):
+                self._told(record, record.label)  # it came without one before
         else:
-            self._row(records, place, came)
+            self._row(records, number, came)
         self._deliver()
         return time.perf_counter()
 
-    def _row(self, records: Sequence[Record], place: int, came: float) -> None:
+    def _came(self, id_: str) -> bool:
+        """Whether the row has come before."""
+        return id_ in self.ledger or id_ in self.seen
+
+    def _row(self, records: Sequence[Record], number: int, came: float) -> None:
         """Answers a row, and then looks at its label, if it has one."""
-        record = records[place]
+        record = records[number]
         try:
-            prediction = self._answer(records, place)
+            prediction = self._block.answer(records, number, self._came)
         except ValueError as error:
             self.quarantine.add(record, str(error))
             return
         self.latency.add(time.perf_counter() - came)
         self.seen.admit(record.id)
         self.tally.rows += 1
-        self._place = (self._place + 1) % self.settings.batch_size
         if self._predictions is not None:
             self._predictions.append(_line(prediction))
         self._settle(self.ledger.serve(record, prediction, self._clock(self._patience)))
-        if record.label is None:
-            return
-        if self._delay is None:
-            self._label(record, record.label)
-        else:
-            self._held.append((self._clock(self._delay) + self._delay.amount, record.id, record.label, record.time))
-
-    def _answer(self, records: Sequence[Record], place: int) -> Prediction:
-        """The answer for a record; those for rows that follow it in its block are got ready."""
-        at, prediction = self._ready.pop(place, (-1, None))
-        if prediction is not None and at == self._place:
-            return prediction
-        places = [place, *self._following(records, place)]
-        try:
-            answers = self._predict([records[each] for each in places])
-        except ValueError:  # one of them cannot be read; is it this one?
-            places = places[:1]
-            answers = self._predict([records[place]])
-        ready = zip(places, range(self._place, self._place + len(places)), answers, strict=True)
-        self._ready = {each: (at, answer) for each, at, answer in ready}
-        return self._ready.pop(place)[1]
-
-    def _following(self, records: Sequence[Record], place: int) -> list[int]:
-        """Where the rows are that will follow in this block, as far as that is known."""
-        room = self.settings.batch_size - self._place - 1
-        known, found = {records[place].id}, []
-        for later in range(place + 1, len(records) if room else 0):
-            record = records[later]
-            new = record.id not in known and record.id not in self.seen and record.id not in self.ledger
-            if not record.problem and not record.is_label and new:
-                known.add(record.id)
-                found.append(later)
-                if len(found) == room:
-                    break
-        return found
-
-    def _predict(self, rows: Sequence[Record]) -> list[Prediction]:
-        """The answers for rows that stand side by side in their block, from the present place on."""
-        before, after = self._place, self.settings.batch_size - self._place - len(rows)
-        block = [rows[0]] * before + [*rows] + [rows[0]] * after
-        answers = (self.behind or self.learning.online).predict(block)[before : before + len(rows)]
-        for each in answers:
-            if isinstance(each.answer, float) and not math.isfinite(each.answer):
-                raise ValueError(
-                    f"the model answers {each.answer}, which is no number; a smaller learning rate usually helps"
-                )
-        return answers
+        if record.label is not None:
+            self._told(record, record.label)
 
     # -- labels -----------------------------------------------------------------------------------------------
+
+    def _told(self, record: Record, label: Label) -> None:
+        """A label that came with its row, now or when it has been held back."""
+        if self._delay is None:
+            self._label(record, label)
+        else:
+            self._held.append((self._clock(self._delay) + self._delay.amount, record.id, label, record.time))
+
+    def _holds(self, id_: str) -> bool:
+        """Whether the label of a row is held back."""
+        return any(held == id_ for _, held, _, _ in self._held)
 
     def _deliver(self) -> None:
         """The labels that were held back and are due now."""
@@ -333,8 +303,7 @@ class Service:
         """Learns what waits; from here on answers are others."""
         batch, self._pending = self._pending, []
         self.learning(batch)
-        self._ready.clear()
-        self._place = 0
+        self._block.begin()
 
     def _clock(self, span: Span) -> float:
         """How late it is, as the span is measured: rows that were answered, or the latest time of a record."""
@@ -352,13 +321,13 @@ class Service:
     def _after(self) -> None:
         """What may be due between two records."""
         self._collect()
-        self._acknowledge()
+        self._keeping.acknowledge()
         try:
             self.quarantine.check(self.tally.records)
         except ValueError:
             self.save()
             raise
-        if self._keeper.due():
+        if self._keeping.due():
             self.save(wait=False)
 
     def _collect(self) -> None:
@@ -378,7 +347,7 @@ class Service:
         return {
             "position": pack(self._position),
             "now": self._now,
-            "place": self._place,
+            "place": self._block.place,
             "ended": self.ended,
             "tally": asdict(self.tally),
             "seen": self.seen.state_dict(),
@@ -393,24 +362,12 @@ class Service:
     def _write(
         self, state: dict[str, Any], position: Position, learned: dict[str, Any], waiting: Sequence[Lesson]
     ) -> None:
-        """Makes all that durable: files of lines before the checkpoint that knows their length."""
-        for lines in (self.quarantine, self._predictions, self.learning.events):
-            if lines is not None:
-                lines.sync()
         lessons = pack([plain_lesson(lesson) for lesson in waiting])
-        self._keeper.save({"service": state, "learning": learned, "lessons": lessons}, state["tally"]["records"])
-        self._safe.append(position)
-        self._saved = state["tally"]["records"]
-
-    def _acknowledge(self) -> None:
-        """Tells the feed what is durable."""
-        while self._safe:
-            position = self._safe.pop(0)
-            if position is not None:
-                self.feed.acknowledge(position)
+        whole = {"service": state, "learning": learned, "lessons": lessons}
+        self._keeping.save(whole, state["tally"]["records"], position)
 
     def _restore(self, say: Callable[[str], None]) -> None:
-        saved = self._keeper.load(say)
+        saved = self._keeping.load(say)
         if saved is None:
             for lines in (self._predictions, self.learning.events):
                 if lines is not None:
@@ -420,8 +377,9 @@ class Service:
             seed_globals(mix(self.settings.seed))  # from which dropout draws
             return
         state = saved["service"]
-        self._position, self._now, self._place = unpack(state["position"]), state["now"], state["place"]
+        self._position, self._now, self._block.place = unpack(state["position"]), state["now"], state["place"]
         self.ended, self.tally = state["ended"], Tally(**state["tally"])
+        self._keeping.records = self.tally.records
         for part in ("seen", "ledger", "score", "quarantine"):
             getattr(self, part).load_state_dict(state[part])
         self._held = deque((due, id_, label, said) for due, id_, label, said in unpack(state["held"]))

@@ -1,5 +1,6 @@
 """What a service is asked to do: one flat list of settings, from flags, from TOML, or from Python."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -8,6 +9,9 @@ from typing import Annotated, Any, get_type_hints
 
 from everlearn.online.span import Span
 from everlearn.settings import by_name, in_toml
+
+KIND = "stream"
+"""What config.json says of the run."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,33 @@ def make_settings(given: Mapping[str, Any], where: str = "") -> Settings:
         raise ValueError(
             f"{where}a queue of {settings.queue} rows never fills a batch of {settings.batch_size}; make it longer"
         )
-    _ = settings.delay, settings.patience  # whether they can be read
+    _check_delay(settings, where)
     return settings
+
+
+def _check_delay(settings: Settings, where: str) -> None:
+    """Whether rows wait for as long as their labels are held back, as far as that can be known."""
+    delay, patience = settings.delay, settings.patience
+    if delay and patience and delay.timed == patience.timed and delay.amount > patience.amount:
+        raise ValueError(
+            f"{where}labels are held back for {delay} (label_delay), but rows are given up after {patience} (expiry), "
+            "so labels would come too late; make expiry longer, or leave it out"
+        )
+    if delay and not delay.timed and delay.amount >= settings.capacity:
+        raise ValueError(
+            f"{where}labels are held back for {delay} (label_delay), but only {settings.capacity:,} rows may wait "
+            "(capacity), so labels would come too late; make capacity larger"
+        )
+
+
+def is_service(folder: str | Path) -> bool:
+    """Whether the run in a folder is one of a stream."""
+    path = Path(folder) / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("kind") == KIND
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def summary(service: Service) -> dict[str, Any]:
     """All figures, as plain JSON values."""
     readings = {name: value for name, value in service.score.reading().items() if math.isfinite(value)}
     drift = service.learning.drift
+    settings = service.settings.to_json() | {"source": service.feed.name}  # which holds no password
     return {
         "title": f"everlearn: {service.folder.name}",
         "summary": _lead(service, readings),
@@ -72,7 +73,7 @@ def summary(service: Service) -> dict[str, Any]:
         "seconds": service.spent,
         "events": [] if drift is None else [asdict(event) for event in drift.events],
         "snapshots": service.score.snapshots,
-        "facts": {"settings": service.settings.to_json(), **environment()},
+        "facts": {"settings": settings, **environment()},
     }
 
 

@@ -50,6 +50,16 @@ class Feed(Protocol):
         ...
 
     @property
+    def follow(self) -> bool:
+        """Whether it waits for more where nothing more is there: its rows are live, and come at a pace of their own."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing comes at present, and it is tried again; "" if all is well."""
+        ...
+
+    @property
     def ended(self) -> bool:
         """Whether nothing will ever come any more, as at the end of a file that does not grow."""
         ...

@@ -22,6 +22,9 @@ class FolderFeed:
     one that is being read may be deleted or moved away. With `follow`, the feed waits for more files, and never ends.
     """
 
+    trouble = ""
+    """None: a file is there, or it is an error."""
+
     def __init__(self, path: Path, layout: Layout | None = None, *, follow: bool = False) -> None:
         if not path.is_dir():
             raise NotADirectoryError(f"{path} is no folder")

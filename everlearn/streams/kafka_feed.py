@@ -1,6 +1,7 @@
 """Kafka as a feed: the messages of one partition in the order of their offsets, or of all partitions in turn."""
 
 import logging
+import threading
 import time
 import zlib
 from collections import deque
@@ -15,8 +16,8 @@ from everlearn.streams.lost import LostError
 from everlearn.streams.messages_feed import GLANCE, Address, MessagesFeed
 
 PORT = 9092
-PATIENCE = 5.0
-"""Seconds that a broker may take to answer."""
+PATIENCE = 3.0
+"""Seconds that a broker may take to answer; whoever is asked to stop meanwhile stops after them."""
 AHEAD = 1000
 """Messages of a partition that are kept while it is not their turn; then the partition waits."""
 _log = logging.getLogger(__name__)
@@ -122,14 +123,17 @@ class KafkaFeed(MessagesFeed):
         if len(numbers) > 1 and self.partition is None:
             raise ValueError(
                 f"{self.name} has {len(numbers)} partitions, and Kafka keeps no order among them; give partition=0 for "
-                'one of them, or partition="all" for their messages in turn, at the pace of the slowest'
+                'one of them, or partition="all" for their messages in turn, at the pace of the slowest; as in '
+                f"{self.name}?partition=all"
             )
         return numbers
 
     def _disconnect(self) -> None:
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
-            consumer.close()
+            closing = threading.Thread(target=consumer.close, name="kafka", daemon=True)
+            closing.start()  # it waits for what the broker was told last: without a broker, for very long
+            closing.join(PATIENCE)
 
     def _fetch(self, most: int, wait: float) -> list[Record]:
         until = time.monotonic() + (wait if self.follow else PATIENCE)
@@ -206,7 +210,7 @@ class KafkaFeed(MessagesFeed):
             raise ValueError(f"{self.name}: {position!r} is no position in a topic of Kafka") from None
 
     def _notice(self, error: Any) -> None:
-        self.trouble = self._discreet(str(error))
+        self.trouble = self._discreet(error.str())
 
     def _said(self, error: Exception) -> str:
         return str(error.args[0].str())

@@ -1,13 +1,15 @@
 """Where a stream comes from, as a user says it: a path, or an address."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from everlearn.data.source import Task
-from everlearn.spec import nearest
+from everlearn.spec import literal, nearest
 from everlearn.streams.feed import Feed
 from everlearn.streams.folder_feed import FolderFeed
 from everlearn.streams.kafka_feed import KafkaFeed
@@ -25,6 +27,7 @@ SERVERS: dict[str, Callable[..., Feed]] = {
 }
 """By the scheme of their addresses."""
 LAYOUT = ("label", "id", "time", "features", "texts", "task")
+_QUERY = re.compile(r"[\w.]+=[^&@]*(&[\w.]+=[^&@]*)*")
 
 
 def open_feed(
@@ -43,7 +46,8 @@ def open_feed(
     `label`, `id` and `time` name columns, `features` the fields and their order, `texts` those columns of a CSV file
     that are no numbers even if they look so. `task` makes labels names of classes, or numbers. Further options depend
     on the source: `follow` (a file goes on growing, a folder filling; a server's stream is followed unless it is
-    False), `group`, `seed`, `database`, `partition`, `settings`.
+    False), `group`, `seed`, `database`, `partition`, `settings`. Those of a server may stand behind its address, as in
+    `kafka://HOST/TOPIC?partition=all&group=readers`; a name with a dot in it is one of the `settings`.
 
     Raises a ValueError for what it does not know, with the nearest name; a FileNotFoundError; an ImportError that
     names the extra to be installed.
@@ -55,8 +59,11 @@ def open_feed(
     if mark:
         if scheme not in SERVERS:
             raise ValueError(f"there is no source {scheme}://{nearest(scheme, SERVERS)}; known: {', '.join(SERVERS)}")
+        address, asked, query = text.partition("?")
+        if asked:
+            options = _behind(query, SERVERS[scheme]) | options
         _check(scheme, SERVERS[scheme], options)
-        return SERVERS[scheme](text, layout, **options)
+        return SERVERS[scheme](address, layout, **options)
     path = Path(text)
     if path.is_dir():
         _check("a folder", FolderFeed, options)
@@ -67,6 +74,26 @@ def open_feed(
         raise FileNotFoundError(f"there is no {path}" + (f"; did you mean {path.parent / close[0]}?" if close else ""))
     _check("a file", table_feed, options)
     return table_feed(path, layout, **options)
+
+
+def _behind(query: str, make: Callable[..., Feed]) -> dict[str, Any]:
+    """The options that stand behind an address."""
+    if not _QUERY.fullmatch(query):  # which is not said, as it may be a part of a password
+        raise ValueError(
+            "behind the ? of an address stand options, as in ?group=readers&partition=0; in it, ? is %3F, @ is %40"
+        )
+    kinds = {name: each.annotation for name, each in inspect.signature(make).parameters.items()}
+    options: dict[str, Any] = {}
+    for name, _, text in (part.partition("=") for part in query.split("&")):
+        value = unquote(text)
+        if "." in name:
+            options.setdefault("settings", {})[name] = value
+            continue
+        options[name] = value if kinds.get(name) is str else literal(value)
+        if kinds.get(name) in (int, bool) and type(options[name]) is not kinds[name]:
+            kind = "a whole number" if kinds[name] is int else "true or false"
+            raise ValueError(f"the option {name} must be {kind}, but is {value!r}")
+    return options
 
 
 def _check(what: str, make: Callable[..., Feed], options: dict[str, Any]) -> None:

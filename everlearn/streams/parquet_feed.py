@@ -19,6 +19,11 @@ class ParquetFeed:
     checksum of the file's footer, which knows the size and place of all that is in the file.
     """
 
+    follow = False
+    """Such a file does not grow."""
+    trouble = ""
+    """None: a file is there, or it is an error."""
+
     def __init__(self, path: Path, layout: Layout | None = None) -> None:
         try:
             import pyarrow as pa  # noqa: PLC0415 - an optional dependency

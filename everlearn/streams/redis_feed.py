@@ -13,8 +13,8 @@ from everlearn.streams.messages_feed import Address, MessagesFeed
 PORT = 6379
 BODY = b"body"
 """The field of an entry that holds a row in JSON; other entries are rows of texts themselves."""
-PATIENCE = 10.0
-"""Seconds that a server may take to answer."""
+PATIENCE = 3.0
+"""Seconds that a server may take to answer; whoever is asked to stop meanwhile stops after them."""
 
 
 class RedisFeed(MessagesFeed):

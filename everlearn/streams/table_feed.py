@@ -69,6 +69,9 @@ class TextFeed:
     the last record shows; otherwise it is a `LostError`. Logs that rotate are read as a folder of files.
     """
 
+    trouble = ""
+    """None: a file is there, or it is an error."""
+
     def __init__(self, path: Path, layout: Layout | None = None, *, follow: bool = False) -> None:
         kind = table_kind(path)
         if kind in (None, "parquet"):

@@ -33,6 +33,11 @@ def begin(config: Config) -> Run:
     for path in (*weights_of(config.out), *(folder / name for name in names)):
         if path.exists():
             raise ValueError(f"{path} is there already, and nothing is overwritten; choose another --out, or remove it")
+    for given in filter(None, (*config.data, config.old, *config.unlabelled, *config.test)):
+        if Path(given).is_dir() and Path(given).resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise ValueError(
+                f"--out {config.out} would lie in the data {given}, and be read as data; choose another --out"
+            )
     inputs = {"the settings": _settings(config.to_json())}
     run = _prepare(config, inputs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def resume(out: str | Path, say: Callable[[str], None]) -> Run:
     folder = folder_of(out)
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"there is no run in {folder}; expected the folder that everlearn learn --out made")
+        raise ValueError(f"there is no run in {folder}; expected the --out of a run, a stream or a backtest")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         settings, inputs, then = (dict(record[name]) for name in ("config", "inputs", "environment"))

@@ -274,8 +274,12 @@ class Run:
             self._rehearse_past(learner, method)
         learner.batch_size, learner.accumulate = min(2, config.batch_size), 1
         for experience in self._samples():
-            for _ in learner.steps(experience):
-                learner.stop()
+            learner.drop_last = len(experience.train) > 1  # a class of one row makes them odd
+            try:
+                for _ in learner.steps(experience):
+                    learner.stop()
+            except TypeError as error:  # numbers are no classes, say
+                raise ValueError(f"{method} cannot learn from these rows: {error}") from error
         self._renew(learner, few(data.arrivals[0].train))
 
     def _rehearse_past(self, learner: Learner, method: str) -> None:

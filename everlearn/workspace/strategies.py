@@ -111,6 +111,7 @@ def propose(config: Config, data: Data, loaded: Loaded) -> Proposal:
             parameters=sum(weight.numel() for weight in loaded.model.parameters()),
             labelled=not config.unlabelled,
             source=bool(config.unlabelled),
+            regression=config.task == "regression",
             pretrained=config.weights != "none" and (loaded.base is None or loaded.base.weights is not None),
         )
     )

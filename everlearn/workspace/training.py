@@ -102,7 +102,7 @@ _SCHEDULES: dict[str, tuple[Callable[..., LRScheduler], tuple[str, ...], str]] =
 
 def make_view(config: Config, rows: Rows, loaded: Loaded | None = None) -> View | None:
     """The view that the config asks for, or else the base that was loaded; None for vectors."""
-    if loaded is not None and loaded.prepares:
+    if loaded is not None and (loaded.prepares or loaded.text):
         own: View = loaded.base.view(augment=list(config.augment))
         return own
     x = rows.take(torch.arange(min(1, len(rows))))["x"]
@@ -124,7 +124,8 @@ def use_machine(config: Config) -> None:
     try:
         torch.zeros(1, device=config.device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+        unknown = "device type at start" in str(error)
+        reason = "torch knows none of that name" if unknown else str(error).partition("\n")[0]
         raise ValueError(
             f"the device {config.device!r} cannot be used ({reason}); expected cpu, cuda, cuda:1, mps, ..."
         ) from error

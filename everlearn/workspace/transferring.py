@@ -7,6 +7,7 @@ import torch
 from everlearn.batch import Rows
 from everlearn.data import Concat, Relabelled, Source, Subset
 from everlearn.models import Classes
+from everlearn.models.report import listed
 from everlearn.streams import Experience
 from everlearn.workspace.arrivals import Data, alike, bare, distinct, held_out, labels_of, name_of, nothing
 from everlearn.workspace.config import Config
@@ -56,7 +57,7 @@ def _classes(config: Config, sources: dict[str, Source]) -> Classes:
         return classes
     found = dict.fromkeys(name for path in config.data for name in sources[path].names)
     if config.classes and (more := [name for name in found if name not in classes]):
-        raise ValueError(f"the data has classes that --classes does not name: {', '.join(more)}; name all, or none")
+        raise ValueError(f"the data has classes that --classes does not name: {listed(more)}; name all, or none")
     classes.add(name for name in found if name not in classes)
     if len(classes) < 2:
         raise ValueError(
@@ -66,7 +67,7 @@ def _classes(config: Config, sources: dict[str, Source]) -> Classes:
     for path in config.test:
         if strange := [name for name in sources[path].names if name not in classes]:
             raise ValueError(
-                f"the test data {path} has classes that --data has not: {', '.join(strange)}; no model of these data "
+                f"the test data {path} has classes that --data has not: {listed(strange)}; no model of these data "
                 "could answer for them: leave their rows out, or give labelled rows of them"
             )
     return classes

@@ -183,7 +183,7 @@ def test_another_device_is_another_run():
 
 def test_rows_can_be_made_and_orderings_are_between_them():
     rows = {row.name: row for row in adaptation.ROWS}
-    assert len(rows) == len(adaptation.ROWS) == 2 * (2 + len(adaptation.METHODS)) + 7
+    assert len(rows) == len(adaptation.ROWS) == 2 * (2 + len(adaptation.METHODS)) + 10
     for row in rows.values():
         if row.there:
             build(row.method)

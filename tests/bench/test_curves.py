@@ -128,6 +128,9 @@ def test_names_of_lines_never_overlap_and_those_with_weights_have_a_panel_of_the
     names = [
         {each.text: float(each.attrib["y"]) for each in panel if each.attrib.get("class") == "name"} for panel in panels
     ]
+    for each in root.iter():
+        if each.attrib.get("class") == "name":  # a letter is about six wide
+            assert float(each.attrib["x"]) + 6.1 * len(each.text) <= curves.WIDTH // 2, each.text
     assert [len(each) for each in names] == [6, 5]
     assert "from scratch" not in names[1]
     for each in names:

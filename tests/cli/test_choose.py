@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -88,6 +89,9 @@ def test_images_are_read_at_the_size_that_is_asked_for(everlearn, shop, tmp_path
     said = everlearn("choose", *given, "--size", "8", "--ood")
     assert (said.code, said.err) == (0, "")
     assert "On 32 of 32 rows of 4 classes" in said.out
+    following = shlex.split(said.out.partition("Next: everlearn ")[2].partition("\n")[0])
+    done = everlearn(*following[:-1], tmp_path / "tuned", "--epochs", "1", "--threads", "1")
+    assert done.code == 0, done.err
 
 
 def test_a_file_that_does_not_decode_is_named(everlearn, shop, tmp_path):

@@ -7,13 +7,16 @@ import re
 import subprocess
 import sys
 import time
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from workspace.inputs import contents, words
 
 import everlearn as package
 from everlearn.cli import demo
+from everlearn.cli.app import app
 from everlearn.method import FAMILIES
 from everlearn.methods import METHODS
 
@@ -103,6 +106,25 @@ def test_each_command_has_help_and_help_is_at_once():
         if command == ["learn"]:
             for flag in ("--model", "--weights", "--data", "--old", "--test", "--method", "--config", "--compare"):
                 assert flag in said.stdout
+
+
+@pytest.mark.parametrize("command", [command.callback.__name__ for command in app.registered_commands])
+def test_in_80_columns_no_word_of_the_help_is_cut(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    said = CliRunner().invoke(app, [command, "--help"], terminal_width=80)
+    assert said.exit_code == 0
+    assert "…" not in said.output
+
+
+def test_a_character_that_the_output_does_not_have_ends_nothing(everlearn, tmp_path, monkeypatch):
+    (tmp_path / "größer").mkdir()
+    (tmp_path / "größer/report.html").touch()
+    ascii_only = TextIOWrapper(BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    said = everlearn("resume", tmp_path / "größer")
+    assert (said.code, said.err) == (0, "")
+    assert b"The run is done: " in ascii_only.buffer.getvalue()
+    assert b"gr??er/report.html" in ascii_only.buffer.getvalue()
 
 
 def test_the_version_is_said(everlearn):

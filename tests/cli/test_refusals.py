@@ -335,7 +335,7 @@ def test_photos_of_different_sizes(photo, tmp_path):
         ({"size": "big"}, "cannot read --size 'big'; expected pixels"),
         ({"size": "8x8x3"}, "HEIGHTxWIDTH"),
         ({"size": "0"}, "not 0"),
-        ({"augment": "flop"}, "no augmentation 'flop'; did you mean 'flip'"),
+        ({"augment": "flop"}, "no augmentation 'flop' .did you mean 'flip'"),
         ({"augment": "crop:far"}, "'crop:far' is no augmentation"),
         ({"normalize": "imagent"}, "did you mean 'imagenet'"),
         ({"normalize": "1,2,3:x"}, "cannot read --normalize '1,2,3:x'"),
@@ -512,6 +512,16 @@ def test_an_out_that_is_taken(learn, shop, tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_an_out_within_the_data_which_would_be_read_as_data(learn, tmp_path):
+    for animal in ("ant", "bee"):
+        photos(tmp_path / f"new/{animal}", np.random.default_rng(0))
+    before = contents(tmp_path)
+    for place in ({"data": tmp_path / "new"}, {"old": tmp_path / "new"}, {"test": tmp_path / "new"}):
+        for out in ("new", "new/run", "new/run.pth"):
+            message(learn(**place, out=tmp_path / out), "would lie in the data .*new", "choose another --out")
+    assert contents(tmp_path) == before
+
+
 @pytest.fixture
 def nobody(shop):
     """A folder that everybody may read, and a process that may no more than that."""
@@ -562,6 +572,17 @@ def test_a_bug_keeps_its_traceback(learn, monkeypatch):
     monkeypatch.setattr("everlearn.workspace.run.make_optimizer", broken)
     with pytest.raises(KeyError, match="a bug"):
         learn()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")]
+)
+def test_too_little_memory_is_no_bug(learn, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("everlearn.workspace.run.make_optimizer", full)
+    message(learn(), "there is not enough memory", "--accumulate, a smaller --batch-size")
 
 
 def test_a_traceback_can_be_asked_for(learn, monkeypatch):

@@ -20,6 +20,7 @@ import everlearn as package
 from everlearn import checkpoint
 from everlearn.workspace.config import make
 from everlearn.workspace.opening import begin
+from everlearn.workspace.run import Run
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(Path(package.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
@@ -131,6 +132,23 @@ def test_a_signal_saves_and_leaves_with_0_and_the_rest_is_bit_identical(everlear
     same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_ctrl_c_leaves_with_130_so_that_what_waits_for_the_model_stops(everlearn, learn, tmp_path, monkeypatch):
+    steps = Run.steps
+
+    def interrupted(run, say):
+        for moment in steps(run, say):
+            yield moment
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "steps", interrupted)
+        said = learn(out=tmp_path / "run")
+    assert (said.code, said.err) == (130, "")
+    assert f"Saved. Go on with: everlearn resume {tmp_path / 'run'}" in said.out
+    assert not (tmp_path / "run/report.html").exists()
+    assert everlearn("resume", tmp_path / "run").code == 0
+
+
 def test_what_is_done_is_said_to_be_done(everlearn, whole):
     before = contents(whole)
     said = everlearn("resume", whole)
@@ -163,7 +181,7 @@ def refused(ended, *said):
 
 
 def test_where_there_is_no_run_nothing_is_resumed(everlearn, tmp_path):
-    refused(everlearn("resume", tmp_path), "there is no run in", "everlearn learn --out")
+    refused(everlearn("resume", tmp_path), "there is no run in", "the --out of a run, a stream or a backtest")
     refused(everlearn("resume", tmp_path / "missing"), "there is no run in .*missing")
     assert not list(tmp_path.iterdir())
 

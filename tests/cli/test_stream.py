@@ -1,6 +1,7 @@
 """`everlearn stream` and `everlearn resume`: what is typed, shown, stopped and gone on with."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -21,6 +22,8 @@ from rich.console import Console
 
 import everlearn as package
 from everlearn import checkpoint
+from everlearn.online.opening import begin_service
+from everlearn.online.settings import make_settings
 
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(Path(package.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
@@ -76,7 +79,7 @@ def test_a_stream_is_answered_learned_and_told_of(everlearn, tmp_path):
     assert (said.code, said.err) == (0, "")
     assert "accuracy" in said.out
     assert "30 duplicates, 0 bad rows" in said.out
-    assert f"report  {tmp_path / 'run/report.html'}" in said.out
+    assert f"report    {tmp_path / 'run/report.html'}" in said.out
     found = report(tmp_path / "run")
     assert found["ended"] is True
     assert (found["counts"]["rows"], found["counts"]["learned"], found["counts"]["duplicates"]) == (300, 300, 30)
@@ -93,6 +96,30 @@ def test_what_has_ended_is_said_to_have_ended(everlearn, tmp_path):
     said = everlearn("resume", tmp_path / "run")
     assert said.code == 0
     assert "The stream has ended, and all of it is learned" in said.out
+
+
+def test_a_stream_without_any_label_is_said_to_have_taught_nothing(everlearn, tmp_path):
+    source = tmp_path / "rows.csv"
+    source.write_text("a;label\n1;x\n2;y\n")
+    said = everlearn("stream", "--source", source, "--out", tmp_path / "run", *QUICK)
+    assert said.code == 0
+    assert "Nothing was learned, as no row got its label" in said.out
+
+
+def test_a_full_disk_says_how_to_go_on(everlearn, tmp_path, monkeypatch):
+    source = table(tmp_path / "rows.csv", 50)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", full)
+        said = everlearn("stream", "--source", source, "--out", tmp_path / "run", *QUICK, "--checkpoint-rows", 20)
+    assert said.code == 2
+    assert "the disk is full (No space left on device). The last checkpoint is whole: free some" in said.err
+    assert f"everlearn resume {tmp_path / 'run'}" in said.err
+    assert everlearn("resume", tmp_path / "run").code == 0
+    assert report(tmp_path / "run")["counts"]["learned"] == 50
 
 
 def test_settings_come_from_a_file_and_flags_win(everlearn, tmp_path):
@@ -135,12 +162,37 @@ def test_a_beginning_that_was_killed_is_begun_again(everlearn, tmp_path):
     assert everlearn("stream", "--source", source, "--out", tmp_path / "run", *QUICK).code == 0
 
 
+@pytest.mark.parametrize(("library", "extra"), [("river", "online"), ("redis", "redis")])
+def test_a_library_that_is_not_installed_is_said_with_the_way_to_install_it(
+    everlearn, tmp_path, monkeypatch, library, extra
+):
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    source = table(tmp_path / "rows.csv", 5) if library == "river" else "redis://localhost/rows"
+    drift = "adwin" if library == "river" else "none"
+    said = everlearn("stream", "--source", source, "--out", tmp_path / "run", "--drift", drift)
+    assert said.code == 2
+    assert said.err.startswith("error: ")
+    assert f"pip install 'everlearn[{extra}]'" in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_no_rows_is_said_to_hold_none(everlearn, tmp_path):
+    (tmp_path / "photos/ant").mkdir(parents=True)
+    said = everlearn("stream", "--source", tmp_path / "photos", "--out", tmp_path / "run", *QUICK)
+    assert said.code == 0
+    assert "held no row that could be read" in said.out
+
+
 def test_nothing_is_overwritten(everlearn, tmp_path):
     source = table(tmp_path / "rows.csv", 5)
     everlearn("stream", "--source", source, "--out", tmp_path / "run", *QUICK)
     said = everlearn("stream", "--source", source, "--out", tmp_path / "run", *QUICK)
     assert said.code == 2
-    assert f"go on with it (everlearn resume {tmp_path / 'run'})" in said.err
+    assert f"go on with it (everlearn resume {tmp_path / 'run'}), or choose another --out" in said.err
+    said = everlearn("stream", "--source", source, "--out", tmp_path, *QUICK)
+    assert f"{tmp_path} is not empty; choose another --out" in said.err
 
 
 def test_too_many_bad_rows_stop_it_and_it_goes_on_with_another_limit(everlearn, tmp_path):
@@ -185,6 +237,39 @@ def test_a_signal_saves_reports_and_leaves_with_0_and_what_comes_later_is_gone_o
     assert counts["learned"] + counts["shed"] == 220
 
 
+EARLY = """
+import os, signal, sys
+
+class Early:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Early())
+from everlearn.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_signal_that_comes_before_torch_is_there_saves_and_leaves_with_0_too(everlearn, tmp_path, again):
+    source = table(tmp_path / "rows.csv", 200)
+    words = ["stream", "--source", source, "--out", tmp_path / "run", *QUICK]
+    if again:
+        asked = {"source": str(source), "out": str(tmp_path / "run"), "model": "linear", "drift": "none"}
+        begin_service(make_settings(asked)).feed.close()
+        words = ["resume", tmp_path / "run"]
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, *map(str, words)], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Saved. Go on with: everlearn resume {tmp_path / 'run'}" in done.stdout
+    assert report(tmp_path / "run")["ended"] is False
+    assert everlearn("resume", tmp_path / "run").code == 0
+    assert report(tmp_path / "run")["counts"]["learned"] == 200
+
+
 def test_resumed_after_a_signal_it_ends_as_if_it_had_never_stopped(everlearn, tmp_path):
     source = table(tmp_path / "rows.csv", 1200)
     words = ("--model", "mlp:hidden=8", "--drift", "none", "--method", "er:memory=20,count=4", "--checkpoint-rows", 100)
@@ -192,7 +277,7 @@ def test_resumed_after_a_signal_it_ends_as_if_it_had_never_stopped(everlearn, tm
     until(lambda: saved(tmp_path / "run") >= 200)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, err) == (130, "")  # as Ctrl-C ends any other program
     assert saved(tmp_path / "run") < 1320
     assert everlearn("resume", tmp_path / "run").code == 0
     assert everlearn("stream", "--source", source, "--out", tmp_path / "whole", *words).code == 0
@@ -226,8 +311,6 @@ def test_in_a_terminal_there_is_a_view_that_is_always_there(tmp_path):
 
 def test_the_view_says_what_there_is(tmp_path):
     from everlearn.cli.live import line, picture
-    from everlearn.online.opening import begin_service
-    from everlearn.online.settings import make_settings
 
     source = table(tmp_path / "rows.csv", 300, torn=100)
     asked = {"source": str(source), "out": str(tmp_path / "run"), "model": "linear", "drift": "none"}
@@ -238,9 +321,12 @@ def test_the_view_says_what_there_is(tmp_path):
     for _ in made.steps():
         pass
     made.feed.close()
+    made.feed.trouble = "ConnectionError: refused"
     console.print(picture(made, 12345.6))
     shown = console.export_text()
     assert "300, 12,346 a second; 300 learned" in shown
     assert "30 duplicates, 3 bad rows" in shown
     assert "nobody looks" in shown
+    assert "waited for: ConnectionError: refused" in shown
     assert line(made, 10.0).startswith("300 rows, 10/s, p50 ")
+    assert line(made, 10.0).endswith("; the source is waited for: ConnectionError: refused")

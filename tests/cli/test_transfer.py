@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from workspace.inputs import COLOURS, photos, words
 
-from everlearn.models import read_classes
+from everlearn.models import MLP, read_classes
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(asked, shop, dusk, tmp
         ({"strategy": "tent"}, r"no strategy 'tent'"),
         ({"test": ["new-photos"] * 2}, "2 sets of test data were given; expected 1, one for each of --data"),
         ({"data": "nowhere"}, "there is nothing at .*nowhere"),
-        ({"classes": "ant,bee"}, "classes that --classes does not name: zebra"),
+        ({"classes": "ant,bee"}, "classes that --classes does not name: 'zebra'"),
     ],
 )
 @pytest.mark.usefixtures("in_the_shop")
@@ -205,7 +205,15 @@ def test_one_class_is_nothing_to_learn(transfer, shop, tmp_path):
 def test_classes_of_the_tests_that_no_labelled_row_has_are_refused(transfer, shop):
     said = transfer(test=[shop / "test-photos"])
     assert said.code == 2
-    assert re.search(r"classes that --data has not: cat, dog", said.err.replace("\n", " "))
+    assert re.search(r"classes that --data has not: 'cat', 'dog'", said.err.replace("\n", " "))
+
+
+def test_of_many_classes_that_are_not_known_some_are_named(everlearn, tables, tmp_path):
+    many = table(tmp_path / "many.csv", ("area", "rooms", "age", "label"), [(1, 2, 3, f"k{i}") for i in range(300)])
+    job = tables | {"base": "everlearn.models:MLP(inputs=3,hidden=(8,),outputs=2)", "out": tmp_path / "made"}
+    said = everlearn("transfer", *words({name: job[name] for name in ("base", "data", "out")} | {"test": [many]}))
+    assert said.code == 2
+    assert re.search(r"'k0', 'k1', 'k2', 'k3', 'k4' and 295 more", said.err.replace("\n", " "))
 
 
 def test_weights_of_another_architecture_are_refused_with_a_report(transfer, shop):
@@ -288,6 +296,34 @@ def test_without_weights_nothing_is_taken_for_pretrained(everlearn, tables, tmp_
     said = everlearn("transfer", *words(job | {"out": tmp_path / "made", "threads": 1}))
     assert said.code == 0, said.err
     assert re.search(r"strategy +scratch: there are no pretrained weights", said.out)
+
+
+def test_a_class_of_one_row_is_learned_with_the_others_though_what_is_tried_first_is_odd(everlearn, tables, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\ndef net():\n"
+        "    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))\n"
+    )
+    rare = tmp_path / "rare.csv"
+    rare.write_text(tables["data"].read_text().rstrip() + "\n9.0,9.0,9.0,rare\n")
+    job = {"base": f"{tmp_path / 'net.py'}:net", "data": rare, "test": [rare], "epochs": 1, "strategy": "finetune"}
+    said = everlearn("transfer", *words(job | {"out": tmp_path / "made", "threads": 1}))
+    assert said.code == 0, said.err
+    assert "low, high, rare" in said.out or "high, low, rare" in said.out
+
+
+def test_numbers_are_tuned_to_without_a_strategy_and_a_probe_says_that_they_are_no_classes(everlearn, tmp_path):
+    rows = [(*values, sum(values)) for values in points(0, labels=False)]
+    prices = table(tmp_path / "prices.csv", ("area", "rooms", "age", "price"), rows)
+    torch.save(MLP(3, (8,), 1).state_dict(), tmp_path / "net.pth")
+    job = {"base": "everlearn.models:MLP(inputs=3,hidden=(8,),outputs=1)", "weights": tmp_path / "net.pth"}
+    job |= {"data": prices, "task": "regression", "target": "price", "epochs": 1, "threads": 1}
+    said = everlearn("transfer", *words(job | {"out": tmp_path / "made"}))
+    assert said.code == 0, said.err
+    assert re.search(r"strategy +finetune: a probe solves for classes, and there are none", said.out)
+    for strategy in ("probe", "lpft"):
+        said = everlearn("transfer", *words(job | {"strategy": strategy, "out": tmp_path / strategy}))
+        assert said.code == 2
+        assert f"{strategy} cannot learn from these rows: class labels must be int64" in said.err.replace("\n", " ")
 
 
 def test_a_file_of_settings_says_the_strategy(everlearn, asked, tmp_path):
@@ -387,3 +423,8 @@ def test_texts_are_refused_by_a_model_that_takes_none_and_numbers_by_one_of_text
     said = everlearn("transfer", *words(numbers))
     assert said.code == 2
     assert "no column 'text'" in said.err
+    for file in (tmp_path / "bert").glob("tokenizer*"):
+        file.unlink()
+    said = everlearn("transfer", *words(job | {"base": f"hf:{tmp_path / 'bert'}"}))
+    assert said.code == 2
+    assert "has no tokenizer" in said.err

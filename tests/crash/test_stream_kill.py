@@ -8,48 +8,28 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from servers import redis_server
+from crash.sending import ROWS, SOURCES, messages
 
 from everlearn import checkpoint
 
-KILLS = int(os.environ.get("EVERLEARN_KILLS", "4"))
-ROWS = 240
+FEW = 2
+KILLS = int(os.environ.get("EVERLEARN_KILLS", FEW))
 
 
-def test_a_stream_killed_at_random_points_ends_bit_identical_to_one_that_never_stopped(tmp_path):
-    killed, runs = tortured(tmp_path, "file")
-    assert killed == KILLS
-    compared(tmp_path, runs)
-
-
-def test_a_stream_in_redis_whose_reader_is_killed_is_read_to_the_same_end(redis, tmp_path):
-    killed, runs = tortured(tmp_path, redis)
-    assert killed == KILLS
-    compared(tmp_path, runs)
-
-
-@pytest.fixture
-def redis(tmp_path):
-    """The address of a stream on a server of our own."""
-    pytest.importorskip("redis")
-    (tmp_path / "redis").mkdir()
-    server = redis_server(tmp_path / "redis")
-    yield f"redis://127.0.0.1:{server.port}/rows"
-    server.kill()
-
-
-def tortured(folder, source):
-    """How often a service was killed, and how many services that took."""
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("stream_torture.py"), folder, source, str(KILLS), "1"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120 if KILLS == 4 else None,
-        check=False,
-    )
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_stream_killed_at_random_points_ends_bit_identical_to_one_that_never_stopped(source, tmp_path):
+    (tmp_path / "source").mkdir()
+    with SOURCES[source](tmp_path / "source") as address:
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("stream_torture.py"),
+             *map(str, (tmp_path, address, len(messages()), KILLS, 1))],
+            capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            timeout=120 if KILLS == FEW else None, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return map(int, done.stdout.split()[-2:])
+    killed, runs = map(int, done.stdout.split()[-2:])
+    assert killed == KILLS
+    compared(tmp_path, runs)
 
 
 def compared(folder, runs):

@@ -215,7 +215,7 @@ def test_names_and_numbers_make_a_view():
     [
         ("imagnet", [], r"did you mean 'imagenet'\?.*cifar10"),
         ("unit", ["flipp"], r"did you mean 'flip'\?.*rotate"),
-        ("unit", ["zoom"], "known ones are"),
+        ("unit", ["zoom"], "known: colour, crop"),
         ("unit", ["crop:big"], "'crop:big' is no augmentation"),
         ("unit", ["crop:0"], "at least 1 pixel"),
         ("unit", ["flip:2"], r"in \[0, 1\], not 2.0"),

@@ -1,5 +1,6 @@
 """Two processes that learn together are one learner: with equal weights, those of a single process."""
 
+import fcntl
 import importlib.util
 import os
 import subprocess
@@ -19,8 +20,20 @@ _SPEC.loader.exec_module(pair)
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
-    """What each of two processes ended with, by name."""
-    folder = tmp_path_factory.mktemp("pair")
+    """What each of two processes ended with, by name. Processes that test side by side have it made once."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    folder = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "pair"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            run(folder)
+            (folder / "done").touch()
+    return [checkpoint.load(folder / f"{rank}.checkpoint") for rank in range(2)]
+
+
+def run(folder):
+    """Lets two processes learn, and write what they end with into `folder`."""
     paths = [str(SCRIPT.parents[1]), str(SCRIPT.parents[2])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     if sys.platform == "linux":
@@ -39,7 +52,6 @@ def ends(tmp_path_factory):
             process.wait()
     if any(process.returncode for process in processes):
         pytest.fail("\n\n".join((folder / f"{rank}.log").read_text() for rank in range(2)))
-    return [checkpoint.load(folder / f"{rank}.checkpoint") for rank in range(2)]
 
 
 @pytest.mark.parametrize(("method", "kind"), pair.cases())

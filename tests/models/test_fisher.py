@@ -12,7 +12,7 @@ from everlearn import checkpoint
 from everlearn.models import MLP, MultiHead, ResNet18
 from everlearn.models import fisher as subject
 from everlearn.models.fisher import fisher, sensitivity
-from everlearn.objective import Output, ask, classify, classify_by_task
+from everlearn.objective import Output, ask, classify, classify_by_task, regress
 
 ROWS, CLASSES = 7, 3
 
@@ -366,6 +366,14 @@ def test_rows_without_a_label_have_no_part_in_the_weighted_information():
         torch.testing.assert_close(value, expected[name])
 
 
+@pytest.mark.parametrize("labels", ["exact", "weighted"])
+def test_the_exact_information_of_a_regression_is_refused_and_not_0(labels):
+    batch = {"x": torch.randn(4, 3), "y": torch.randn(4)}
+    with pytest.raises(ValueError, match=r'labels here are numbers.*fisher="empirical"'):
+        fisher(nn.Linear(3, 1), [batch], regress, labels)
+    assert fisher(nn.Linear(3, 1), [batch], regress, "empirical")["weight"].gt(0).all()
+
+
 def test_rows_with_different_numbers_of_labels_count_alike():
     def tag(model, batch):
         logits = model(batch["x"])
@@ -503,3 +511,18 @@ def test_half_precision_weights_are_summed_in_full():
     batch = labelled(6)
     found = fisher(model, [batch | {"x": batch["x"].bfloat16()}], partial(classify))
     assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+def test_weights_in_double_precision_beside_batch_statistics_are_as_those_in_single():
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, CLASSES))
+    batch = labelled(6)
+    single = fisher(model, [batch], classify)
+    found = fisher(model.double(), [batch | {"x": batch["x"].double()}], classify)
+    for name, value in single.items():
+        torch.testing.assert_close(found[name].float(), value)
+
+
+@pytest.mark.parametrize("labels", ["empirical", "weighted"])
+def test_what_is_of_labels_says_so_where_there_are_none(labels):
+    with pytest.raises(ValueError, match=r"have no labels.*take the exact one"):
+        fisher(MLP(6, (5,), CLASSES), [{"x": labelled(6)["x"]}], classify, labels)

@@ -193,6 +193,19 @@ def test_a_refused_batch_leaves_everything_as_it_was():
     assert subject.observe(rows(1)).loss is not None
 
 
+def test_a_copy_goes_on_by_itself():
+    quick = learner()
+    for step in range(3):
+        quick.predict(rows(step))
+        quick.observe(rows(step))
+    twin, before = copy.deepcopy(quick), snapshot(quick.model)
+    quick.observe(rows(3))
+    assert checkpoint.same(snapshot(twin.model), before)
+    twin.observe(rows(3))
+    assert checkpoint.same(snapshot(twin.model), snapshot(quick.model))
+    assert twin.predict(rows(4)).equal(quick.predict(rows(4)))
+
+
 def test_batches_of_many_sizes_keep_a_bounded_number_of_graphs(monkeypatch):
     monkeypatch.setattr(fused, "MOST", 3)
     subject = learner(nn.Linear(5, 3))

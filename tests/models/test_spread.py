@@ -26,6 +26,14 @@ def test_sure_answers_about_k_classes_alike_are_k_classes():
         assert float(spread.entropy) < 1e-6
 
 
+def test_a_class_that_is_ruled_out_is_as_if_it_were_not_there():
+    logits = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    four = torch.cat([logits, torch.full((7, 1), -torch.inf)], 1)
+    torch.testing.assert_close(entropies(four), entropies(logits))
+    slopes = [torch.autograd.grad(entropies(each).sum(), logits)[0] for each in (four, logits)]
+    torch.testing.assert_close(*slopes)
+
+
 def test_unsure_answers_are_many_classes():
     spread, _ = noted(torch.zeros(5, 4))
     torch.testing.assert_close(spread.classes, torch.tensor(4.0))

@@ -13,11 +13,11 @@ from everlearn.streams.feed import Record
 class Listed:
     """All of a list, at most `most` records at a time, or as `chance` will have it."""
 
-    name = "a list"
+    name, trouble = "a list", ""
 
-    def __init__(self, records, *, most=1000, chance=None, ends=True):
+    def __init__(self, records, *, most=1000, chance=None, ends=True, follow=False):
         self.records = [at(record, place + 1) for place, record in enumerate(records)]
-        self.most, self.chance, self.ends = most, chance, ends
+        self.most, self.chance, self.ends, self.follow = most, chance, ends, follow
         self.place, self.safe, self.sought = 0, [], []
 
     @property

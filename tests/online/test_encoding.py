@@ -60,7 +60,9 @@ def test_truth_values_and_numbers_of_any_kind_are_numbers():
     assert x(encoder, record(a=False, b=1, c=2.5, d=np.bool_(True))).tolist() == [[0, 1, 2.5, 1]]
 
 
-@pytest.mark.parametrize("value", ["12", math.nan, math.inf, -math.inf, 1e15, 10**400, [1], {"a": 1}, b"1"])
+@pytest.mark.parametrize(
+    "value", ["12", math.nan, math.inf, -math.inf, 1e15, 10**400, [1], {"a": 1}, b"1", torch.ones(2), torch.tensor(1j)]
+)
 @pytest.mark.parametrize("others", [{}, {"b": 2}])
 def test_what_is_no_number_where_numbers_were_is_an_error_that_names_row_field_and_value(value, others):
     encoder = admitted(record(a=1, **others))

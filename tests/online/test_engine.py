@@ -363,3 +363,18 @@ def test_a_memory_on_disk_is_refused(tmp_path):
     learner = Learner(nn.Linear(1, 1), Replay(Memory(5, folder=tmp_path)), optimizer=SGD)
     with pytest.raises(ValueError, match="keep the memory in RAM"):
         Online(learner, Encoder(["a"]))
+
+
+def test_a_corrected_row_is_remembered_with_its_new_label_also_by_who_resumed():
+    online = taught(make_online(method="er:memory=30,count=4"), ROWS[:20])
+    right = {"mouse": "zebra", "zebra": "mouse"}
+    for record, label in ROWS[:20:3]:
+        online.learn([record], [right[label]])
+    twin = make_online(method="er:memory=30,count=4")
+    twin.load_state_dict(online.state_dict())
+    for each in (online, twin):
+        memory = each.learner.method.memory
+        kept = dict(zip(memory.ids.tolist(), memory.column("y").tolist(), strict=True))
+        for place, (record, label) in enumerate(ROWS[:20]):
+            now = label if place % 3 else right[label]
+            assert each.encoder.classes.names[kept[row_ids([record]).item()]] == now

@@ -148,6 +148,19 @@ def test_no_row_is_older_than_the_drift_and_none_meets_itself():
     assert joined(recent, stream(5, 2, start=250), latest) == [[]] * 5  # 200 steps are over
 
 
+def test_a_corrected_row_is_drawn_with_its_new_label_even_beside_itself():
+    recent, latest = Recent(share=0.9, rows=10, since=10), Latest(10)
+    pairs = [(Record(str(place), {}), "wrong") for place in range(10)]
+    latest.add(*map(list, zip(*pairs, strict=True)))
+    recent.begin(None, latest)
+    right = [(record, "right") for record, _ in pairs[:5]]
+    now = dict.fromkeys(map(str, range(5)), "right") | dict.fromkeys(map(str, range(5, 10)), "wrong")
+    for rows in joined(recent, right, latest, 5) + joined(recent, right, latest):
+        assert rows
+        assert all(label == now[name] for name, label in rows)
+    assert len(latest) == latest.number == 10
+
+
 def test_what_is_drawn_is_uniform_and_a_function_of_the_seed():
     def drawn(seed):
         recent, latest = Recent(rows=20, steps=5000, since=20, seed=seed), Latest(20)

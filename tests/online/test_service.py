@@ -12,11 +12,16 @@ import torch
 from online.feeding import Listed, run, service, state, stream
 
 from everlearn import checkpoint
+from everlearn.online import opening
+from everlearn.online.block import Block
 from everlearn.online.engine import Prediction
 from everlearn.online.making import make_online
 from everlearn.online.quarantine import QuarantineError
 from everlearn.online.service import Service
+from everlearn.online.settings import make_settings
+from everlearn.online.summary import write_summary
 from everlearn.streams.feed import Record
+from everlearn.streams.lost import LostError
 
 
 def lines(path):
@@ -150,6 +155,28 @@ def _newest(folder):
     return checkpoint.load(newest)["service"]["tally"]["records"]
 
 
+@pytest.mark.parametrize("queue", [0, 80])
+def test_what_was_learned_before_the_feed_lost_its_place_is_saved(tmp_path, queue):
+    feed = Listed(stream(100), most=10)
+    made = service(tmp_path / "run", feed, checkpoint_rows=50, queue=queue, drift=False)
+    read = feed.read
+
+    def losing(most, wait=0.0):
+        if feed.place == 70:
+            raise LostError("rows 71 to 80 are gone")
+        return read(most, wait)
+
+    feed.read = losing
+    with pytest.raises(LostError):
+        run(made)
+    assert _newest(tmp_path / "run") == 70
+    (newest,) = (tmp_path / "run/checkpoints").glob("*70.checkpoint")
+    written = newest.stat().st_mtime_ns
+    with pytest.raises(LostError):
+        run(service(tmp_path / "run", feed, checkpoint_rows=50, queue=queue, drift=False))
+    assert newest.stat().st_mtime_ns == written  # nothing new came
+
+
 def test_a_damaged_checkpoint_is_gone_back_over(tmp_path):
     records = stream(100)
     whole = run(service(tmp_path / "whole", Listed(records)))
@@ -214,6 +241,30 @@ def test_a_row_that_comes_again_with_its_label_brings_it(tmp_path):
     made = service(tmp_path / "run", Listed([replace(row, label=None) for row in rows] + rows + rows))
     run(made)
     assert (made.tally.rows, made.tally.duplicates, made.learning.rows) == (20, 40, 20)
+
+
+def test_a_row_that_comes_again_with_its_label_brings_it_though_labels_are_held_back(tmp_path):
+    rows = stream(20)
+    again = [*(replace(row, label=None) for row in rows), *rows, *rows]
+    made = service(tmp_path / "run", Listed(again), label_delay="30")
+    run(made)
+    assert (made.tally.duplicates, made.learning.rows, made.ledger.counts.double) == (40, 20, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_delay": "24h", "expiry": "1h"}, "held back for 1 d .* given up after 60 min"),
+        ({"label_delay": "10", "expiry": "9"}, "held back for 10 rows .* given up after 9 rows"),
+        ({"label_delay": "50", "capacity": 50}, "held back for 50 rows .* only 50 rows may wait"),
+    ],
+)
+def test_labels_that_are_held_back_for_longer_than_rows_wait_are_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        service(tmp_path / "run", Listed([]), **settings)
+    made = service(tmp_path / "run", Listed(stream(120)), label_delay="50", capacity=51, expiry="50")
+    run(made)
+    assert made.learning.rows == 120
 
 
 def test_a_corrected_label_puts_the_score_right_and_is_learned(tmp_path):
@@ -307,13 +358,16 @@ def test_a_row_that_was_torn_is_learned_when_it_comes_whole(tmp_path):
 
 def test_an_answer_that_is_no_number_is_not_served(tmp_path):
     rows = [replace(row, label=1.0) for row in stream(20)]
-    made = service(tmp_path / "run", Listed(rows), task="regression", method="naive")
-    steps = made.steps()
-    for _ in range(10):
-        next(steps)
-    made.learning.online.predict = lambda records: [Prediction(record.id, math.nan) for record in records]
-    for _ in steps:
-        pass
+
+    def diverging(**options):
+        online = make_online(**options)
+        plain = online.predict
+        none = [Prediction("", math.nan)]
+        online.predict = lambda records: plain(records) if online.steps < 10 else none * len(records)
+        return online
+
+    made = service(tmp_path / "run", Listed(rows), task="regression", method="naive", make=diverging)
+    run(made)
     assert (made.tally.rows, made.quarantine.count) == (10, 10)
     assert "the model answers nan" in lines(tmp_path / "run/quarantine.jsonl")[0]["reason"]
 
@@ -372,8 +426,8 @@ def slow(online, seconds, lock=None):
 
 def test_with_a_queue_predictions_do_not_wait_for_a_learner_that_is_slow_and_what_is_shed_is_counted(tmp_path):
     made = service(
-        tmp_path / "run", Listed(stream(300)), make=lambda **o: slow(make_online(**o), 0.02), queue=20, publish=5,
-        drift=False, checkpoint_rows=100,
+        tmp_path / "run", Listed(stream(300), follow=True), make=lambda **o: slow(make_online(**o), 0.02), queue=20,
+        publish=5, drift=False, checkpoint_rows=100,
     )  # fmt: skip
     began = time.monotonic()
     steps = made.steps()
@@ -389,8 +443,18 @@ def test_with_a_queue_predictions_do_not_wait_for_a_learner_that_is_slow_and_wha
     assert made.ended
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_rows_of_a_file_that_is_finished_are_not_shed_but_wait_for_the_queue(tmp_path, batch_size):
+    made = service(
+        tmp_path / "run", Listed(stream(150)), make=lambda **o: slow(make_online(**o), 0.002), queue=4,
+        batch_size=batch_size, publish=5, drift=False, checkpoint_rows=40,
+    )  # fmt: skip
+    run(made)
+    assert (made.tally.shed, made.learning.rows, made.score.rows) == (0, 150, 150)
+
+
 def test_what_is_shed_is_a_sample_of_all_that_came(tmp_path):
-    made = service(tmp_path / "run", Listed([]), queue=50, drift=False)
+    made = service(tmp_path / "run", Listed([], follow=True), queue=50, drift=False)
     for number in range(2000):
         made.behind.put(number)  # nothing learns: the thread does not run
         assert len(made.behind.waiting) <= 50
@@ -419,7 +483,7 @@ def test_a_queue_is_saved_and_gone_on_with_so_that_each_row_is_learned_once_or_s
         "make": lambda **options: slow(make_online(**options), 0.001),
     }  # fmt: skip
     for attempt in range(6):
-        made = service(tmp_path / "run", Listed(records, most=7), **settings)
+        made = service(tmp_path / "run", Listed(records, most=7, follow=True), **settings)
         steps = made.steps()
         for count, _ in enumerate(steps):
             if attempt < 5 and count == chance.randint(60, 200):
@@ -466,13 +530,27 @@ def test_a_queue_too_short_for_a_batch_is_refused(tmp_path):
 # -- state --------------------------------------------------------------------------------------------------------
 
 
+def test_a_password_in_an_address_is_in_no_report_and_in_a_config_that_only_its_owner_can_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "open_feed", lambda source, **_: Listed(stream(3)))
+    asked = {"source": "redis://:s3cret@host/rows", "out": str(tmp_path / "run"), "drift": "none", "model": "linear"}
+    made = opening.begin_service(make_settings(asked))
+    run(made)
+    config = tmp_path / "run/config.json"
+    assert "s3cret" in config.read_text()
+    assert config.stat().st_mode & 0o077 == 0
+    page = write_summary(made)
+    assert "a list" in page.read_text()
+    assert "s3cret" not in page.read_text() + (tmp_path / "run/report.json").read_text()
+
+
 def test_what_a_row_is_answered_does_not_depend_on_the_rows_beside_it(tmp_path):
     rows = stream(64)
     made = service(tmp_path / "run", Listed(rows[:40]), batch_size=8, model="mlp:hidden=64x64")
     run(made)
-    together = made._predict(rows[40:48])
+    block = Block(8, made.learning.online.predict)
+    together = block.predict(rows[40:48])
     for place, row in enumerate(rows[40:48]):
-        made._place = place
-        assert made._predict([row]) == [together[place]]
+        block.place = place
+        assert block.predict([row]) == [together[place]]
     assert isinstance(made, Service)
     assert torch.get_num_threads() == 1

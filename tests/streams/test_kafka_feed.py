@@ -1,6 +1,10 @@
 """Against the cluster that librdkafka brings along for tests; topics have four partitions there."""
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -152,6 +156,35 @@ def test_only_what_was_acknowledged_is_committed(put, opened, broker, topic):
     again.seek(records[1].position)  # the checkpoint is older than the group
     assert names(drained(again)) == [f"r0-{i}" for i in range(2, 10)]
     watcher.close()
+
+
+CLUSTER = """
+import time
+import confluent_kafka as library
+producer = library.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "localhost:9", "log_level": 0})
+(broker,) = producer.list_topics(timeout=20).brokers.values()
+producer.produce("rows", '{"x": 1}', partition=0)
+assert producer.flush(20) == 0
+print(f"{broker.host}:{broker.port}", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_cluster_that_hangs_does_not_hold_a_reader_who_leaves():
+    pytest.importorskip("confluent_kafka")
+    cluster = subprocess.Popen([sys.executable, "-c", CLUSTER], stdout=subprocess.PIPE, text=True)
+    try:
+        feed = KafkaFeed(f"kafka://{cluster.stdout.readline().strip()}/rows", partition=0, group="readers")
+        (record,) = feed.read(1, wait=20)
+        cluster.send_signal(signal.SIGSTOP)
+        feed.acknowledge(record.position)
+        leaving = threading.Thread(target=feed.close, daemon=True)
+        leaving.start()
+        leaving.join(60)
+        assert not leaving.is_alive()
+    finally:
+        cluster.kill()
+        cluster.communicate()
 
 
 def test_a_topic_that_lost_messages_is_noticed(put, opened):

@@ -35,12 +35,25 @@ def test_an_address_is_a_stream_of_a_server_which_is_asked_when_it_is_read(addre
     feed.close()
 
 
+def test_options_of_a_server_may_stand_behind_its_address():
+    feed = open_feed("kafka://h/s?partition=all&group=7&follow=false&sasl.username=a%40b&sasl.password=a+b", seed=3)
+    assert (feed.name, feed.partition, feed.group, feed.follow) == ("kafka://h:9092/s", "all", "7", False)
+    assert feed.settings == {"sasl.username": "a@b", "sasl.password": "a+b"}
+    feed = open_feed("redis://h/s?database=2")
+    assert (feed.database, feed.follow) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         ("redsi://h/s", {}, r"no source redsi:// \(did you mean 'redis'\?\)"),
         ("kafka://h/s", {"partitions": 1}, r"no option 'partitions' \(did you mean 'partition'\?\)"),
         ("redis://h/s", {"partition": 1}, "redis has no option 'partition'"),
+        ("redis://h/s?partition=1", {}, "redis has no option 'partition'"),
+        ("nats://h/s?sasl.password=s3cret", {}, "nats has no option 'settings'"),
+        ("redis://h/s?database=one", {}, "database must be a whole number, but is 'one'"),
+        ("redis://h/s?follow=maybe", {}, "follow must be true or false"),
+        ("redis://u:s3c?s3cret=1@h/s", {}, r"behind the \? of an address stand options"),
         ("redis://h:port/s", {}, "no number"),
         ("redis://u:s3cret@h", {}, "redis://h:6379/ is no address of a stream"),
         ("nats://h/a/b", {}, "no address of a stream"),
