@@ -5,15 +5,18 @@ With N: Schneider et al., Improving Robustness against Common Corruptions, NeurI
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from everlearn.batch import Batch, length
 from everlearn.border import positive
 from everlearn.method import Card
 from everlearn.methods.testtime import AtTestTime
-from everlearn.models.norms import moving
+from everlearn.models.norms import forwarding, moving
 from everlearn.models.views import Weights, bare
 from everlearn.objective import Objective, Output
 from everlearn.streams.experience import Experience
@@ -25,7 +28,7 @@ class AdaBN(AtTestTime):
 
     mu_target is of the n rows without a label of this experience, or of all since w0 where there are no experiences;
     the variances of batches and that of their means add up (Chan, Golub and LeVeque, 1983). It cannot collapse. The
-    answers about a batch come from its own statistics, those of `predict` from the above.
+    answers about a batch come from its own statistics in the place of mu_target, those of `predict` from the above.
     """
 
     card: ClassVar[Card] = Card(
@@ -39,7 +42,7 @@ class AdaBN(AtTestTime):
 
     rows: int = field(default=0, init=False)
     target: Weights = field(default_factory=dict, init=False)
-    """Running means and variances of the rows so far."""
+    """Means of the rows so far, and their mean squares about these, of each layer."""
 
     def __post_init__(self) -> None:
         positive(window=1 if self.window is None else self.window)
@@ -56,25 +59,34 @@ class AdaBN(AtTestTime):
         self.rows, self.target = 0, {}
 
     def lesson(self, model: nn.Module, target: Batch, look: Objective) -> Output:
-        """Takes the statistics of the batch up."""
-        norms = [norm for norm in moving(model).values() if norm.running_mean is not None]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 1.0  # so that what is running afterwards is that of this batch
-        try:
+        """Answers by the statistics of the batch, and takes them up."""
+        rows, seen = length(target), dict[str, tuple[Tensor, Tensor, int]]()
+        named = {f"{name}.".lstrip("."): norm for name, norm in moving(model).items()}
+        names = {norm: name for name, norm in named.items() if f"{name}running_mean" in self.source}
+
+        def answer(norm: Any, x: Tensor) -> Tensor:
+            var, mean = torch.var_mean(x.float(), [0, *range(2, x.dim())], correction=0)
+            seen[name := names[norm]] = mean, var, x.numel() // x.shape[1]
+            return F.batch_norm(x, *self._mixed(name, mean, var, rows), norm.weight, norm.bias, eps=norm.eps)
+
+        with forwarding(list(names), lambda norm: partial(answer, norm)):
             logits = look(model, target).logits
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-        self.rows += length(target)
-        share = length(target) / max(length(target), min(self.rows, self.window or self.rows))
-        now = bare(model).state_dict()
-        for name in [name for name in self.source if name.endswith("running_mean")]:
-            mean, var = now[name], now[of_var := name.removesuffix("mean") + "var"]
-            old_mean, old_var = self.target.get(name, mean), self.target.get(of_var, var)
+        self.rows += rows
+        share, now = rows / max(rows, min(self.rows, self.window or self.rows)), bare(model).state_dict()
+        for name, (mean, var, count) in seen.items():
+            of_mean, of_var = f"{name}running_mean", f"{name}running_var"
+            old_mean, old_var = self.target.get(of_mean, mean), self.target.get(of_var, var)
             between = share * (1 - share) * (mean - old_mean).square()
-            self.target[name] = old_mean.lerp(mean, share)
-            self.target[of_var] = old_var.lerp(var, share) + between
-            for part in (name, of_var):
-                now[part].copy_(self.source[part].lerp(self.target[part], self.rows / (self.N + self.rows)))
+            new_mean, new_var = old_mean.lerp(mean, share), old_var.lerp(var, share) + between
+            self.target |= {of_mean: new_mean, of_var: new_var}
+            unbiased = new_var * count / (count - share)  # there were count / share values in all
+            for part, mixed in zip((of_mean, of_var), self._mixed(name, new_mean, unbiased, self.rows), strict=True):
+                now[part].copy_(mixed)
+            now[f"{name}num_batches_tracked"] += 1
         return Output(None, logits)
+
+    def _mixed(self, name: str, mean: Tensor, var: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Those of so many rows, and those of the source."""
+        of_mean, of_var = self.source[f"{name}running_mean"], self.source[f"{name}running_var"]
+        weight = rows / (self.N + rows)
+        return of_mean.lerp(mean.to(of_mean), weight), of_var.lerp(var.to(of_var), weight)

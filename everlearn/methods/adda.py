@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from everlearn.batch import Batch, take, tensor, unlabeled
 from everlearn.border import positive
 from everlearn.method import Card
-from everlearn.methods.aligned import Aligned, Side, used
+from everlearn.methods.aligned import Aligned, Side
 from everlearn.methods.dann import domain_loss
 from everlearn.models.critic import Critic
-from everlearn.models.features import tapped
+from everlearn.models.features import tapped, vectors
 from everlearn.models.resting import unshaken
 from everlearn.models.views import Weights, recall, snapshot
 from everlearn.objective import Objective, Output
@@ -69,12 +69,11 @@ class ADDA(Aligned):
         with tapped(model, self.tap) as seen, unshaken(model, settled=self.together):
             output = rest(model, unlabeled(take(batch, theirs)))
         known, said = recall(model, self.source, _encoded, objective, unlabeled(take(batch, mine)), self.tap)
-        reached, told, y = used(seen)[: len(theirs)], output.logits[: len(theirs)], tensor(batch, "y")
+        reached, told, y = vectors(seen)[: len(theirs)], output.logits[: len(theirs)], tensor(batch, "y")
         with torch.autocast(reached.device.type, enabled=False):
-            source = Side(known.flatten(1).float(), said.float(), y[mine])
-            gap = self.gap(model, source, Side(reached.flatten(1).float(), told.float(), y[theirs]))
-        loss = self.trade_off * gap if output.loss is None else output.loss + self.trade_off * gap
-        return Output(loss, torch.cat([said, told])[torch.cat(sides).argsort()])
+            source = Side(known.float(), said.float(), y[mine])
+            gap = self.gap(model, source, Side(reached.float(), told.float(), y[theirs]))
+        return Output(self.total(output.loss, gap), torch.cat([said, told])[torch.cat(sides).argsort()])
 
     def gap(self, model: nn.Module, source: Side, target: Side) -> Tensor:
         """How badly the target passes for the source, after the steps of the discriminator."""
@@ -97,4 +96,4 @@ def _encoded(model: nn.Module, objective: Objective, batch: Batch, tap: str | No
     """The features and the logits of the rows."""
     with tapped(model, tap) as seen:
         logits = objective(model, batch).logits
-    return seen[0], logits
+    return vectors(seen), logits

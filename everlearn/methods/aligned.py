@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from everlearn.batch import Batch, by_label, move, tensor, unlabeled
 from everlearn.methods.paced import Paced
 from everlearn.models.apart import apart
-from everlearn.models.features import tapped
+from everlearn.models.features import tapped, vectors
 from everlearn.models.views import evaluating
 from everlearn.objective import Objective, Output
 from everlearn.streams.experience import Experience
@@ -56,7 +56,7 @@ class Aligned(Paced):
             logits = objective(model, move(unlabeled(row), device)).logits
         if not seen:
             raise ValueError("the last linear layer took no part in a prediction; name what to align with tap=")
-        self.prepare(seen[0].flatten(1).shape[1], logits.shape[1], device)
+        self.prepare(vectors(seen).shape[1], logits.shape[1], device)
 
     def sides(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """The positions of source and target; None where there is nothing to align, or nothing is learned."""
@@ -72,16 +72,21 @@ class Aligned(Paced):
             return rest(model, batch)
         with tapped(model, self.tap) as seen, nullcontext() if self.together else apart(model, sides):
             output = rest(model, batch)
-        features, y = used(seen), tensor(batch, "y")
-        if len(features) < len(y):
+        features, y = vectors(seen), tensor(batch, "y")
+        if len(features) != len(output.logits):
             raise ValueError(
                 f"{type(self).__name__} saw the features of {len(features)} rows of a batch of {len(y)}; what follows "
                 "it in the chain must pass all rows through the model, and tap= name a layer that sees rows"
             )
         with torch.autocast(features.device.type, enabled=False):
-            gap = self.gap(model, *_divided((features.flatten(1).float(), output.logits.float(), y), sides))
-        loss = self.trade_off * gap if output.loss is None else output.loss + self.trade_off * gap
-        return Output(loss, output.logits)
+            gap = self.gap(model, *_divided((features.float(), output.logits.float(), y), sides))
+        return Output(self.total(output.loss, gap), output.logits)
+
+    def total(self, loss: Tensor | None, gap: Tensor) -> Tensor:
+        """Their weighted sum."""
+        if loss is None and not gap.requires_grad:
+            raise ValueError(f"{type(self).__name__} moves nothing: all that leads to the features it aligns is frozen")
+        return self.trade_off * gap if loss is None else loss + self.trade_off * gap
 
 
 def _divided(columns: tuple[Tensor, ...], sides: tuple[Tensor, Tensor]) -> list[Side]:
@@ -93,8 +98,3 @@ def _divided(columns: tuple[Tensor, ...], sides: tuple[Tensor, Tensor]) -> list[
             parts = [torch.split(column, [*lengths, len(column) - sum(lengths)])[:2] for column in columns]
             return [Side(*side) for side in zip(*parts, strict=True)][::order]
     return [Side(*(column.index_select(0, rows) for column in columns)) for rows in sides]
-
-
-def used(seen: list[Tensor]) -> Tensor:
-    """The features of the pass that learns: a teacher may have passed through the same layers."""
-    return next((features for features in seen if features.requires_grad), seen[0])

@@ -14,6 +14,7 @@ from everlearn.border import positive
 from everlearn.method import Card
 from everlearn.methods.aligned import Side
 from everlearn.methods.dann import DANN, domain_loss
+from everlearn.models.perceptron import same_width
 from everlearn.randomness import mix
 
 LARGEST = 4096
@@ -60,12 +61,14 @@ class CDAN(DANN):
         return domain_loss(self.critic, (products[0], products[1]), self.strength, weights)
 
     def _drawn(self, rows: int, seed: int) -> Tensor:
-        return torch.randn(rows, self.randomized, generator=torch.Generator().manual_seed(seed))
+        random = torch.Generator().manual_seed(seed)
+        return torch.randn(rows, self.randomized, generator=random, dtype=torch.float32)
 
     def product(self, features: Tensor, p: Tensor) -> Tensor:
         """What the discriminator sees of rows with these features and answers."""
         if not self.maps:
             return (features.unsqueeze(2) * p.unsqueeze(1)).flatten(1)
+        same_width(features, len(self.maps[0]))
         return (features @ self.maps[0]) * (p @ self.maps[1]) / sqrt(self.randomized)
 
 
@@ -75,6 +78,5 @@ def certainty(logits: Tensor) -> Tensor:
     >>> certainty(torch.tensor([[0.0, 0.0], [99.0, 0.0]]))
     tensor([0.8571, 1.1429])
     """
-    logs = logits.detach().log_softmax(1)
-    weights = 1 + (logs.exp() * logs).sum(1).exp()
+    weights: Tensor = 1 + (-torch.special.entr(logits.detach().softmax(1)).sum(1)).exp()
     return weights / weights.mean()

@@ -11,7 +11,7 @@ from everlearn.spec import Spec, call, one_of, parse_chain
 
 MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "lossaware": LossAware, "reservoir": Memory, "ring": Ring}
 
-_SAID: dict[Any, str] = {float | int: "a number", int: "a whole number", bool: "true or false"}
+_SAID = {float | int: "a number", int: "a whole number", bool: "true or false", str | None: "a name (quote it: '2')"}
 
 
 def build(

@@ -17,6 +17,7 @@ from everlearn.methods.testtime import AtTestTime
 from everlearn.models.norms import by_batch, moving
 from everlearn.models.quadratic import fitted
 from everlearn.models.resting import restore
+from everlearn.models.spread import LOWEST
 from everlearn.models.views import Weights, bare, recall, trainable
 from everlearn.objective import Objective, Output, Viewed
 from everlearn.randomness import mix
@@ -69,7 +70,7 @@ class CoTTA(AtTestTime):
                 views = [replace(look, key=mix(self.seed, self.taken, place)) for place in range(self.N)]
         told = torch.stack([recall(model, self.teacher, ask, view) for view in views]).mean(0)
         logits = look(model, target).logits.float()
-        return Output(-(told.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean(), told)
+        return Output(-(told.softmax(-1) * logits.log_softmax(-1).clamp(min=LOWEST)).sum(-1).mean(), told)
 
     def after_step(self, model: nn.Module) -> None:
         """The teacher follows, some weights go back."""

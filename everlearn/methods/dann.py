@@ -47,12 +47,14 @@ class DANN(Adversarial):
 
 
 def domain_loss(
-    critic: nn.Module, sides: tuple[Tensor, Tensor], strength: float, weights: tuple[Tensor, Tensor] | None = None
+    critic: Perceptron, sides: tuple[Tensor, Tensor], strength: float, weights: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """The cross-entropy of the discriminator over features with reversed gradient, each side with half the weight.
 
     `weights` are those of the rows of each side, with mean 1.
     """
+    for side in sides:
+        critic.accept(side)
     said = critic(reverse(torch.cat(sides), strength)).flatten()
     source, target = torch.split(said, [len(side) for side in sides])
     source, target = F.softplus(-source), F.softplus(target)

@@ -11,7 +11,10 @@ from everlearn.streams.experience import Experience
 
 @dataclass
 class Paced(Method):
-    """Counts the steps of an experience: a schedule is then a function of `progress`, exact after any resume."""
+    """Counts the steps of an experience: a schedule is then a function of `progress`, exact after any resume.
+
+    Batches that teach nothing, as there is no label in them and nothing else to learn, are no steps.
+    """
 
     taken: int = field(default=0, init=False)
     """Steps taken in this experience."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from everlearn.batch import Batch
+from everlearn.batch import Batch, by_label
 from everlearn.border import positive
 from everlearn.method import Card
 from everlearn.methods.tracked import Tracked
@@ -65,7 +65,7 @@ class RWalk(Tracked):
     def loss(self, model: nn.Module, batch: Batch, objective: Objective, rest: Objective) -> Output:
         """Adds the penalty, and looks at the rows of the first batch of an interval."""
         output = super().loss(model, batch, objective, rest)
-        if self.path and output.loss is not None and self.taken % self.every == 0:
+        if self.path and output.loss is not None and self.taken % self.every == 0 and len(by_label(batch)[1]):
             new = fisher(model, [batch], objective, "empirical", pooled=False)  # another process may have no rows
             old = fitted(self.running, trainable(model), fill=0)
             self.running = old | {name: old[name].lerp(f, self.alpha) for name, f in new.items() if name in old}

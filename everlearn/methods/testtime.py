@@ -57,21 +57,22 @@ class AtTestTime(Method):
         self.names, (rows, known) = [], by_label(batch)
         if not len(rows) or not torch.is_grad_enabled():
             return rest(model, batch)
-        norms = moving(model)
-        adaptable(type(self).__name__, len(rows), norms, last=rest is objective)
+        adaptable(type(self).__name__, len(rows), norms := moving(model), last=rest is objective)
         self.met, self.names = True, self.scope(model)
         self.source = self.source or copies(model, [*self.names, *statistics(norms)])
         look = replace(objective, key=None) if isinstance(objective, Viewed) else objective
         with adapting(model, self.names, list(norms.values())):
             output = self.lesson(model, unlabeled(take(batch, rows)), look)
         self.spread.note(output.logits)
-        if not len(known):
-            return output
-        with adapting(model, self.names, ()):
-            held = rest(model, take(batch, known))
-        losses = [loss for loss in (output.loss, held.loss) if loss is not None and self.names]
-        logits = torch.cat([output.logits, held.logits])[torch.cat([rows, known]).argsort()]
-        return Output(torch.stack(losses).sum() if losses else None, logits)
+        if len(known):
+            with adapting(model, self.names, ()):
+                held = rest(model, take(batch, known))
+            losses = [loss for loss in (output.loss, held.loss) if loss is not None and self.names]
+            logits = torch.cat([output.logits, held.logits])[torch.cat([rows, known]).argsort()]
+            output = Output(torch.stack(losses).sum() if losses else None, logits)
+        if output.loss is None and self.names:  # no step follows, and answers may have collapsed all the same
+            torch.no_grad()(self.restore)(model, self.fell() & self.reset)
+        return output
 
     def before_step(self, model: nn.Module) -> None:
         """Nothing flows into what does not learn."""
@@ -96,5 +97,4 @@ class AtTestTime(Method):
 
     def end(self, model: nn.Module, experience: Experience, objective: Objective) -> None:
         """What labels taught is what later adaptations start from."""
-        if not self.met:
-            self.source = {}
+        self.source = self.source if self.met else {}

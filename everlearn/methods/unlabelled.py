@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from everlearn.methods import ADDA, METHODS, GrowHead
+from everlearn.methods import ADDA, DELTA, METHODS, SAR, FeatDistill, GrowHead, Thaw
 from everlearn.methods.aligned import Aligned
 from everlearn.methods.testtime import AtTestTime
 
@@ -22,6 +22,14 @@ def sided(names: Sequence[str]) -> None:
             f"{apart[0]} asks another encoder about the source, so {', '.join(others)} would see the target alone; use "
             f"one of them"
         )
+    comparing = [name for name in names if METHODS[name] in (DELTA, FeatDistill)]
+    if apart and comparing:
+        raise ValueError(
+            f"{comparing[0]} compares features of all rows, but with {apart[0]} the source does not pass through the "
+            f"model that learns; hold its weights instead: l2sp+{apart[0]}"
+        )
+    if apart and (late := [name for name in names if METHODS[name] is Thaw]):
+        raise ValueError(f"{late[0]} lets the head learn first, and {apart[0]} moves all but the head; use one of them")
 
 
 def at_test_time(names: Sequence[str]) -> None:
@@ -32,6 +40,11 @@ def at_test_time(names: Sequence[str]) -> None:
             raise ValueError(
                 f"{first} says what rows without labels move, and by what, and {', '.join(moving)} would say it again; "
                 f"use {first} alone, or behind methods that replay or add to the loss (er, ewc, l2, lwf ...)"
+            )
+        if METHODS[first] is SAR and (hold := [name for name in others if METHODS[name].card.family == "distillation"]):
+            raise ValueError(
+                f"{first} learns beside the weights, so the answers that {hold[0]} would hold are not those that it "
+                f"learns from; use tent or eata with {hold[0]}, or ewc+{first}"
             )
         if names[-1] != first:
             raise ValueError(f"{first} asks the model itself, so it comes last: {'+'.join([*others, first])}")

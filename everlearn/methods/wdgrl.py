@@ -81,7 +81,8 @@ class WDGRL(Aligned):
 
     def _between(self, source: Tensor, target: Tensor, seed: int) -> Tensor:
         turn = torch.arange(max(len(source), len(target)), device=source.device)
-        share = torch.rand(len(turn), 1, generator=torch.Generator().manual_seed(seed)).to(source.device)
+        random = torch.Generator().manual_seed(seed)
+        share = torch.rand(len(turn), 1, generator=random, dtype=source.dtype).to(source.device)
         return torch.lerp(source[turn % len(source)], target[turn % len(target)], share)
 
 

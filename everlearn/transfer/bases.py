@@ -60,6 +60,11 @@ class Base:
     def view(self, augment: Iterable[str] = (), column: str | None = None) -> View:
         """What the model sees of raw rows (images in "x", or texts in "text"): for `Learner(view=base.view())`."""
         if self.preprocessing is None:
+            if self.kind == "text":
+                raise ValueError(
+                    f"{self.source} has no tokenizer; save the one that it was trained with beside it "
+                    "(tokenizer.save_pretrained(FOLDER)), or open it with preprocessing=TextPreprocessing(...)"
+                )
             raise ValueError(
                 f"how {self.source} is to see its input is not known; open it with preprocessing=, such as "
                 'ImagePreprocessing(resize=256, crop=(224, 224), mean=..., std=...), or {"mean": ..., "std": ...}'

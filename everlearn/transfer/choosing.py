@@ -119,6 +119,8 @@ def _examined(
     """The scores of a base, and what it costs."""
     one = rows.take(torch.zeros(1, dtype=torch.int64))
     x = one.get("x")
+    if base.preprocessing is None and "text" in one:
+        base.view()  # which says what is missing
     if base.preprocessing is None and isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 4:
         base = replace(base, preprocessing=ImagePreprocessing(channels=x.shape[1]))
     try:

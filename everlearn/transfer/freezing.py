@@ -139,16 +139,15 @@ def _chosen(
     if not body:
         raise ValueError(f"{type(model).__name__} has no block before its head, so there is nothing to freeze but that")
     if first is not None:
-        positive(first=first)
-        if first > len(body):
+        if not 1 <= first <= len(body):
             raise ValueError(
-                f"first={first} blocks, but {type(model).__name__} has {len(body)} before its head: "
+                f"{first} blocks shall be frozen, but {type(model).__name__} has {len(body)} before its head: "
                 f"{', '.join(block.name for block in body)}"
             )
         body = body[:first]
     elif share is not None:
         if not 0 < share < 1:
-            raise ValueError(f"share is how much of the model is frozen, between 0 and 1, but is {share}")
+            raise ValueError(f"a share of {share} is to be frozen; expected more than 0 and less than 1, as in 0.5")
         body = _within(model, body, share)
     elif len(body) == len(listed):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from everlearn.batch import Batch, tensor
 from everlearn.models.named import written
+from everlearn.models.reading import read_weights
 from everlearn.models.report import LoadError, Mismatch, Report
 from everlearn.models.vision_ops import torchvision
 from everlearn.objective import Output, classify
@@ -98,7 +100,11 @@ def make(name: str, settings: Mapping[str, Any], notes: Mapping[str, Any] | None
     with _reached(name):
         config = library.AutoConfig.from_pretrained(name, **settings)
         preprocessing = _own_preprocessing(library, name, folder, config)
-        if default or any(folder.glob("*.safetensors")):
+        safe = any(folder.glob("*.safetensors"))
+        pickled = [] if safe else sorted(folder.glob("pytorch_model*.bin"))
+        for file in pickled:
+            read_weights(file)  # refuses what would have to run, in our words: those of torch advise to run it
+        if default or safe or pickled:
             return _loaded(name, source, config, preprocessing)
     return _described(_new(config), source, preprocessing)
 
@@ -150,6 +156,8 @@ def _reached(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         first = str(error).partition("\n")[0]
+        if Path(name).is_dir():
+            raise ValueError(f"the folder of hf:{name} is no model that save_pretrained wrote: {first}") from error
         raise ValueError(
             f"hf:{name} is no folder here, and could not be downloaded ({first}); where there is a network: "
             f"AutoModel.from_pretrained({name!r}).save_pretrained(FOLDER), then hf:FOLDER"
@@ -158,13 +166,15 @@ def _reached(name: str) -> Iterator[None]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without a bar for the tensors that are read; the setting is as it was afterwards."""
+    """Without a bar for the tensors that are read, and with one report of them, ours; then all is as it was."""
     logging = _transformers().utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, said = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(said)
         if shown:
             logging.enable_progress_bar()
 
@@ -229,6 +239,8 @@ def _described(module: nn.Module, source: str, preprocessing: Preprocessing | No
     is_image = config.model_type in images
     layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     fitting = [name for name in layers if module.get_submodule(name).out_features == config.num_labels]
+    if isinstance(preprocessing, TextPreprocessing) and (room := _room(module, config)):
+        preprocessing = replace(preprocessing, max_length=min(preprocessing.max_length, room))
     return Base(
         module,
         source,
@@ -239,6 +251,18 @@ def _described(module: nn.Module, source: str, preprocessing: Preprocessing | No
         notes={"config": {**config.to_dict(), "model_type": config.model_type}},
         tell=rename,
     )
+
+
+def _room(module: nn.Module, config: Any) -> int | None:
+    """How many tokens the model has positions for; None where its config sets no bound.
+
+    Models such as RoBERTa begin to count them after the place of the padding.
+    """
+    called = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    most: int | None = config.to_dict().get(called)
+    tables = [layer for name, layer in module.named_modules() if name.endswith("position_embeddings")]
+    padding = [each.padding_idx for each in tables if isinstance(each, nn.Embedding)]
+    return most and most - max((place + 1 for place in padding if place is not None), default=0)
 
 
 def _own_preprocessing(library: Any, name: str, folder: Path, config: Any) -> Preprocessing | None:

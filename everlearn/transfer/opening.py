@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -143,9 +144,14 @@ def _made(text: str | nn.Module, notes: Mapping[str, Any] | None, *, default: bo
     where, colon, rest = text.partition(":")
     if _named(text):
         name, bracket, settings = rest.partition("(")
-        made, given = called("f" + bracket + settings)
+        made, given = "", dict[str, Any]()
+        with suppress(ValueError):
+            made, given = called("f" + bracket + settings)
         if not name or not made:
-            raise ValueError(f"cannot read the base {text!r}; expected {where}:NAME or {where}:NAME(setting=value)")
+            raise ValueError(
+                f"cannot read the base {text!r}; expected {where}:NAME or {where}:NAME(setting=value), "
+                "with plain values"
+            )
         return _zoo(where).make(name, given, notes, default=default)
     if not colon or where in get_close_matches(where, ZOOS, n=1) or ("/" not in text and "." not in where):
         near = get_close_matches(where, ZOOS, n=1)

@@ -20,6 +20,8 @@ _WIDTH, _HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BELOW = 62, 132, 34, 44
 _RULES = """
 .costs{background:var(--paper)}
+.glance th,.glance td{padding-left:1rem}
+.glance thead th{overflow-wrap:normal}
 .costs text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:var(--soft)}
 .costs .heading{font-size:14px;font-weight:600;fill:var(--ink)}
 .costs .name{fill:var(--ink)}
@@ -27,6 +29,8 @@ _RULES = """
 .costs .lead{stroke:var(--soft);stroke-width:.75;opacity:.6}
 .costs circle{stroke:var(--paper);stroke-width:1.5}
 """
+_NARROW = ".panels{overflow-x:auto}.panels .costs{min-width:720px}"
+"""On a phone the panels are moved sideways, as the table is: smaller, nobody could read them."""
 
 
 def svg(choice: "Choice") -> str:
@@ -71,8 +75,8 @@ def page(choice: "Choice") -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<title>{title}</title><link rel="icon" href="data:,"><style>{sheet()}{_RULES.strip()}</style></head><body>'
-        f'<header><h1>{title}</h1><p class="lead">{escape(choice.summary())}</p></header>'
+        f'<title>{title}</title><link rel="icon" href="data:,"><style>{sheet()}{_RULES.strip()}{_NARROW}</style></head>'
+        f'<body><header><h1>{title}</h1><p class="lead">{escape(choice.summary())}</p></header>'
         f"<main>{''.join(sections)}</main><footer>Made by everlearn.</footer></body></html>\n"
     )
 

@@ -30,6 +30,8 @@ class Case:
     styles_differ: bool = False
     """Whether source and target look different throughout, as photographs and drawings do."""
     pretrained: bool = True
+    regression: bool = False
+    """Whether numbers are to be predicted: there are no classes then."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ RULES = (
         ),
     ),
     Rule(
+        "numbers to be predicted, not classes",
+        lambda case: case.regression,
+        Proposal(
+            "finetune", "", "a probe solves for classes, and there are none: all weights move, the head at ten times "
+            "the rate of the body",
+            "by definition",
+        ),
+    ),
+    Rule(
         f"up to {FEW} rows per class",
         lambda case: case.rows_per_class <= FEW,
         Proposal(
@@ -160,7 +171,7 @@ def propose(case: Case) -> Proposal:
     >>> propose(Case(rows_per_class=0, classes=10, parameters=1_000_000, labelled=False, source=True)).strategy
     'mcc'
     """
-    if case.classes < 2:
+    if case.classes < 2 and not case.regression:
         raise ValueError(f"a strategy needs at least 2 classes to tell apart, but there are {case.classes}")
     if not case.labelled and not case.source and not case.pretrained:
         raise ValueError(

@@ -110,6 +110,8 @@ def _copied(learner: Learner, experience: Experience, rates: Sequence[float], me
 
     def sweep(optimizer: Optimizer, _: int) -> LambdaLR:
         base = float(optimizer.defaults["lr"])
+        if not base:
+            raise ValueError("the optimizer has lr=0, of which no other rate is a multiple; make it with one above 0")
         return LambdaLR(optimizer, lambda step: rates[min(step, len(rates) - 1)] / base)
 
     settings: dict[str, Any] = {
@@ -162,8 +164,9 @@ _RULES = (
 def _drawn(found: RangeTest) -> str:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BELOW
     first, last = math.log10(found.rates[0]), math.log10(found.rates[-1])
-    top = 1.15 * max(found.smoothed[0], *found.smoothed[: 1 + found.rates.index(found.lowest)])
     low = min(0.0, *found.smoothed)
+    top = 1.15 * max(found.smoothed[0], *found.smoothed[: 1 + found.rates.index(found.lowest)])
+    top = top if top > low else low + 1  # a loss of zero all the way
     ticks = _ticks(low, top)
 
     def x(rate: float) -> float:

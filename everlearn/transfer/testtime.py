@@ -90,9 +90,10 @@ def _line(name: str, window: Window) -> str:
 def adapt(learner: Learner, stream: Rows | Iterable[Batch], *, window: int = 10) -> Adaptation:
     """Lets `learner` adapt to `stream`, batch by batch, and counts what it and the model before got right.
 
-    Rows come in their order, in batches of the learner's size or one less. Labels (a column "y"), as far as there are
-    any, are counted with, and never shown to the method. `window` is a number of batches. The model before is w0 of
-    the method, which may have adapted to other rows already. Raises a ValueError unless the method adapts at test time.
+    Rows come in their order, in batches of the learner's size or nearly so, as even as can be. Labels (a column "y"),
+    as far as there are any, are counted with, and never shown to the method. `window` is a number of batches. The model
+    before is w0 of the method, which may have adapted to other rows already. Raises a ValueError unless the method
+    adapts at test time.
     """
     positive(window=window)
     method = _adapting(learner.method)
@@ -135,8 +136,9 @@ def _windows(found: Tensor, sizes: list[int], window: int, alarms: int, resets: 
 
 
 def _batches(rows: Rows, size: int) -> Iterator[Batch]:
-    """In order, as even as can be: no batch of a single row is left over."""
-    for index in torch.arange(len(rows)).tensor_split(ceil(len(rows) / size)) if len(rows) else ():
+    """In order, as even as can be: no batch of a single row is left over, if one has to be larger by a row for that."""
+    count = ceil(len(rows) / size) if size == 1 else min(ceil(len(rows) / size), max(1, len(rows) // 2))
+    for index in torch.arange(len(rows)).tensor_split(count) if len(rows) else ():
         yield rows.take(index)
 
 

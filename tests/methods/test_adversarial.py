@@ -13,7 +13,7 @@ from everlearn import checkpoint
 from everlearn.data import Columns
 from everlearn.learner import Learner
 from everlearn.method import Chain
-from everlearn.methods import ADDA, BSP, CDAN, DANN, MDD, WDGRL, Naive, Replay
+from everlearn.methods import ADDA, BSP, CDAN, DANN, MDD, WDGRL, Freeze, Naive, Replay
 from everlearn.methods.aligned import Side
 from everlearn.methods.composition import build
 from everlearn.models import snapshot
@@ -241,11 +241,29 @@ def test_a_source_that_does_not_reach_the_model_is_refused():
         learned(chain, stream())
 
 
+@pytest.mark.parametrize("name", ["adda", "wdgrl"])
+def test_where_nothing_that_learns_leads_to_the_features_it_says_so(name):
+    subject = learner(method(name))
+    subject.model[:-1].requires_grad_(requires_grad=False)
+    first, second = stream()
+    if name == "wdgrl":  # which learns the source, too, unless what follows in the chain takes no steps
+        subject.method = Chain(subject.method, Freeze(learns="none"))
+    subject.learn(first)
+    with pytest.raises(ValueError, match="moves nothing: all that leads to the features it aligns is frozen"):
+        subject.learn(second)
+
+
 def test_the_text_of_a_chain_is_refused_where_alignment_would_see_no_memory_or_no_source():
     with pytest.raises(ValueError, match=r"er\+dann"):
         build("dann+er")
     with pytest.raises(ValueError, match="adda"):
         build("adda+dann")
+    for text in ("delta+adda", "featdistill+adda"):
+        with pytest.raises(ValueError, match=r"compares features of all rows.*l2sp\+adda"):
+            build(text)
+    for text in ("thaw+adda", "adda+thaw"):
+        with pytest.raises(ValueError, match=r"thaw lets the head learn first"):
+            build(text)
     assert isinstance(build("er:memory=50+bsp+cdan:hidden=16,tap=features").methods[0], Replay)
 
 

@@ -1,6 +1,6 @@
 """Rows without labels beside labelled ones: what is source, what is target, and what the control is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import adaptation
 import pytest
@@ -12,7 +12,7 @@ from everlearn.batch import UNLABELED, take
 from everlearn.learner import Learner
 from everlearn.method import Chain
 from everlearn.methods import LwF, Naive
-from everlearn.methods.aligned import Aligned
+from everlearn.methods.aligned import Aligned, Side
 from everlearn.objective import classify, regress
 
 
@@ -100,6 +100,67 @@ def test_a_head_that_takes_no_part_is_refused_with_the_way_out():
     made = Diary(tap="used")
     made.begin(Odd(), stream()[1], classify)
     assert made.prepared == [(10, 10)]
+
+
+def test_a_layer_that_gives_no_tensor_is_refused():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), None
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = Pair(64, 8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.head(self.first(x)[0])
+
+    with pytest.raises(ValueError, match="gives a tuple"):
+        Diary(tap="first").begin(Net(), stream()[1], classify)
+
+
+class Tokens(nn.Module):
+    """Rows as sequences, of as many tokens as `long` says."""
+
+    def __init__(self, long, *, rows_first=True):
+        super().__init__()
+        self.long, self.rows_first = long, rows_first
+        self.body, self.head = nn.Linear(64, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = x.unsqueeze(1).expand(-1, self.long, -1)
+        return self.head(self.body(x if self.rows_first else x.transpose(0, 1)).mean(int(self.rows_first)))
+
+
+@pytest.mark.parametrize("name", ["dann", "cdan", "adda", "mdd", "wdgrl"])
+def test_sequences_of_other_lengths_than_at_the_beginning_are_refused_where_a_net_reads_them(name):
+    model, made = Tokens(3), adaptation.method(name, tap="body")
+    made.begin(model, replace(stream()[1], steps=9), classify)
+    assert made(model, adaptation.batch(), classify).loss.isfinite()
+    model.long = 4
+    with pytest.raises(ValueError, match="tap a layer that gives one size"):
+        made(model, adaptation.batch(), classify)
+
+
+def test_a_layer_that_counts_something_else_than_rows_first_is_refused():
+    made = Diary(tap="body")
+    with pytest.raises(ValueError, match="name a layer that sees rows"):
+        made(Tokens(30, rows_first=False), adaptation.batch(), classify)
+
+
+@pytest.mark.parametrize("name", ["dann", "cdan", "adda", "mdd", "wdgrl"])
+def test_a_net_is_in_float32_as_features_are_whatever_the_default_is(name):
+    made, y = adaptation.method(name), torch.arange(5)
+    made.planned = 9
+    sides = [Side(torch.randn(5, 1000), torch.randn(5, 10), y) for _ in ("source", "target")]
+    torch.set_default_dtype(torch.float64)
+    try:
+        made.prepare(1000, 10, torch.device("cpu"))  # so wide that cdan draws maps
+        gap = made.gap(nn.Identity(), *sides)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert gap.dtype == torch.float32
+    assert bool(gap.isfinite())
 
 
 def test_apart_the_source_is_normalised_as_in_a_batch_of_its_own():

@@ -88,6 +88,13 @@ def test_sure_rows_weigh_up_to_twice_as_much_and_the_mean_of_a_side_is_1():
     assert not found.requires_grad
 
 
+def test_a_class_that_is_ruled_out_is_as_if_it_were_not_there():
+    logits = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    four = torch.cat([logits, torch.full((7, 1), -torch.inf)], 1)
+    torch.testing.assert_close(certainty(four), certainty(logits))
+    assert torch.equal(certainty(torch.zeros(2, 1)), torch.ones(2))
+
+
 @pytest.mark.parametrize("rows", [(8, 4), (1, 7)])
 def test_the_weights_are_normalised_on_each_side_by_itself(rows):
     made, (source, target) = prepared(), (side(n, 4, 3, n) for n in rows)

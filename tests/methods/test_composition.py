@@ -95,6 +95,7 @@ def test_a_growing_head_stands_in_front_unless_the_user_placed_it():
         ("ewc:lambda=none", r"ewc:lambda must be a number, but is None"),
         ("ewc:lambda=true", r"ewc:lambda must be a number, but is True"),
         ("ewc:rows=1.5", r"ewc:rows must be int \| None, but is 1.5"),
+        ("dann:tap=2", r"dann:tap must be a name \(quote it: '2'\), but is 2"),
         ("er:count=2.5", r"er:count must be a whole number, but is 2.5"),
         ("ewc:mode=seperate", r"mode must be one of separate, online, but is 'seperate'"),
         ("ewc:fisher=sampled", r"fisher must be one of exact, empirical, weighted, but is 'sampled'"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from methods.small import everything, rows, shake
 from methods.targets import batch_norms, learner, noise, source, target, told
+from torch import nn
 
 from everlearn.batch import unlabeled
 from everlearn.data import view
@@ -38,6 +39,15 @@ def test_the_views_are_only_asked_where_the_source_is_unsure():
     assert len(passes(CoTTA(N=6, ap=1.1), view=None)) == 2, (
         "without a view there is nothing to average, or to be sure of"
     )
+
+
+def test_a_class_that_the_model_rules_out_leaves_the_loss_finite():
+    class Ruling(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).index_fill(1, torch.tensor([3]), -torch.inf)
+
+    output = learner(CoTTA(), nn.Sequential(Ruling(5, 4)), view=None).observe({"x": everything(rows(8))["x"]})
+    assert bool(output.loss.isfinite())
 
 
 def test_the_views_of_each_step_are_others_and_those_of_a_seed_the_same():

@@ -66,6 +66,21 @@ def test_rows_that_say_what_was_said_already_are_left_out():
     torch.testing.assert_close(method.mean.argsort(descending=True)[:2], torch.tensor([0, 1]))
 
 
+def test_a_collapse_is_seen_though_no_row_says_anything_new_any_more():
+    subject = learner(EATA(E0=0.9, eps=1.4), identity(), optimizer=PLAIN, view=None)
+    x = torch.stack([sure(label % 4, 9.0) for label in range(8)])
+    for _ in range(10):
+        subject.observe({"x": x})
+    w0 = subject.method.source
+    with torch.no_grad():
+        subject.model[0].bias[0] += 60  # all rows are called the same
+    for _ in range(30):
+        subject.observe({"x": x})
+    assert int(subject.method.spread.alarms) == int(subject.method.resets) == 1
+    assert float(subject.model[0].bias.detach()[0]) < 1
+    assert float(w0["0.bias"][0]) == 0
+
+
 def test_the_moving_average_is_of_the_mean_prediction_over_chosen_rows():
     method, model = EATA(E0=0.9, eps=9.0), identity()
     p = []

@@ -24,7 +24,7 @@ from everlearn.method import Chain, Method
 from everlearn.methods import GrowHead, Naive
 from everlearn.methods.rwalk import RWalk
 from everlearn.models import snapshot
-from everlearn.objective import classify
+from everlearn.objective import Output, classify
 from everlearn.streams import Experience
 
 OPTIMIZERS = {
@@ -187,6 +187,21 @@ def test_a_model_trained_elsewhere_gets_its_importance_from_a_pass_that_remember
     top = max(value.max() for value in expected.values())
     for name, value in learner.method.importance.items():
         torch.testing.assert_close(value, expected[name] / top, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_without_labels_that_others_learn_from_adds_no_information():
+    class Lesson(Naive):
+        def loss(self, model, batch, objective, rest):
+            logits = objective(model, batch).logits
+            return Output(logits.square().mean(), logits)
+
+    model, made = net(), RWalk(1.0, every=1)
+    made.begin(model, experience(), classify)
+    made.path = {name: torch.zeros_like(weight) for name, weight in weights(model).items()}
+    before = {name: value.clone() for name, value in made.running.items()}
+    chain = Chain(made, Lesson())
+    assert chain(model, {"x": torch.ones(3, 5)}, classify).loss is not None
+    assert checkpoint.same(made.running, before)
 
 
 def test_an_experience_without_labels_holds_nothing_and_breaks_nothing():

@@ -441,6 +441,7 @@ def test_what_stands_behind_it_is_refused_with_the_way_out(name):
         ("freeze+tent", "would say it again"),
         ("lora+eata", "would say it again"),
         ("gem:memory=9+sar", "would say it again"),
+        ("lwf+sar", r"learns beside the weights.*or ewc\+sar"),
     ],
 )
 def test_chains_that_cannot_work_are_refused(text, message):

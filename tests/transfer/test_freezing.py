@@ -125,6 +125,15 @@ def test_frozen_normalisation_answers_in_train_mode_as_in_eval_mode():
     assert torch.equal(once, model.eval()[:5](x))
 
 
+def test_a_last_batch_of_one_row_is_learned_where_the_normalisation_is_frozen():
+    model = net()
+    freeze(model)
+    model.eval()
+    learner(model).learn(experience(count=9))
+    with pytest.raises(ValueError, match="leave a batch of one row"):
+        learner(net().eval()).learn(experience(count=9))
+
+
 def test_adapting_normalisation_moves_its_statistics_and_not_its_weights():
     model = net()
     freeze(model, norm="adapt")
@@ -370,6 +379,22 @@ def test_blocks_of_a_residual_net_are_counted_in_the_order_of_its_forward():
     assert sorted(listed) == sorted(name for name, _ in model.named_parameters())
 
 
+def test_layers_behind_a_large_vocabulary_are_blocks_by_themselves():
+    """As in XLM-RoBERTa and MiniLM, where the table of the words has more weights than all layers together."""
+
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(5000, 8)
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
+            self.head = nn.Linear(8, 2)
+
+    model = Text()
+    names = ["words", *(f"encoder.layers.{layer}" for layer in range(3)), "head"]
+    assert [block.name for block in blocks(model)] == names
+    assert freeze(model, first=2).parts[2].frozen == 0
+
+
 def test_what_a_user_types_is_understood():
     for words, options in ((["body"], {}), (["2"], {"first": 2}), (["0.6"], {"share": 0.6})):
         one, two = net(), net()
@@ -388,11 +413,11 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_frozen():
         freeze(named, "featurs")
     with pytest.raises(ValueError, match="freezes all 8 parameters of Sequential, which leaves nothing to train"):
         freeze(model, "*")
-    with pytest.raises(ValueError, match="first=3 blocks, but Sequential has 2 before its head: 0, 3"):
+    with pytest.raises(ValueError, match="3 blocks shall be frozen, but Sequential has 2 before its head: 0, 3"):
         freeze(model, first=3)
     with pytest.raises(ValueError, match="less than the first block, '0'"):
         freeze(model, share=0.01)
-    with pytest.raises(ValueError, match=r"between 0 and 1, but is 1\.5"):
+    with pytest.raises(ValueError, match=r"a share of 1\.5 is to be frozen; expected more than 0 and less than 1"):
         freeze(model, share=1.5)
     with pytest.raises(ValueError, match="several ways"):
         freeze(model, "0", first=1)

@@ -1,5 +1,7 @@
 """Models of transformers, for images and for texts, learn, are saved and are opened."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,7 +12,7 @@ from everlearn.data import Columns
 from everlearn.methods import Naive
 from everlearn.models import LoadError
 from everlearn.streams import Experience
-from everlearn.transfer import ImagePreprocessing, TextPreprocessing, open_base
+from everlearn.transfer import ImagePreprocessing, TextPreprocessing, choose, open_base
 
 
 @needs_transformers
@@ -83,15 +85,52 @@ def test_a_text_learns_and_is_answered_alike_alone_and_in_company(bert, tmp_path
 
 
 @needs_transformers
-def test_a_folder_with_a_body_alone_has_a_new_head_and_the_report_says_so(bert, tmp_path):
+@pytest.mark.parametrize(("kind", "room"), [("bert", 8), ("roberta", 7), ("gpt2", 8), ("distilbert", 8)])
+def test_a_text_is_cut_where_the_positions_of_the_model_end(kind, room, bert, tmp_path):
+    from transformers import AutoTokenizer
+
+    sizes = {
+        "gpt2": "n_positions=8, n_embd=16, n_layer=1, n_head=2",
+        "distilbert": "max_position_embeddings=8, dim=16, n_layers=1, n_heads=2, hidden_dim=16",
+    }
+    own = sizes.get(kind, "max_position_embeddings=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2")
+    ids = "vocab_size=12, pad_token_id=0, bos_token_id=1, eos_token_id=1"
+    open_base(f"hf:{kind}({ids}, {own})").module.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(bert[0])
+    tokenizer.model_max_length = 10**30  # as tokenizers of one's own say
+    tokenizer.save_pretrained(tmp_path)
+    base = open_base(f"hf:{tmp_path}")
+    assert base.preprocessing.max_length == room
+    assert base.logits({"text": ["the book " * 20, "the"]}).isfinite().all()
+
+
+@needs_transformers
+def test_a_folder_with_a_body_alone_has_a_new_head_and_the_report_says_so(bert, tmp_path, capfd):
     state = {name: value for name, value in bert[1].items() if not name.startswith("classifier")}
     for file in bert[0].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     base = open_base(f"hf:{tmp_path}")
     assert (base.report.head, base.report.coverage, base.classes) == ("'classifier', left as it is", 1, None)
+    assert capfd.readouterr() == ("", "")  # there is one report
     save_file({"other": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(LoadError, match="fills too little"):
+        open_base(f"hf:{tmp_path}")
+
+
+@needs_transformers
+def test_weights_of_a_folder_are_its_own_in_pickles_too_and_nothing_in_them_is_run(bert, tmp_path):
+    for file in bert[0].iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="is no model that save_pretrained wrote"):
+        open_base(f"hf:{tmp_path}", "default")
+    torch.save(bert[1], tmp_path / "pytorch_model.bin")
+    base = open_base(f"hf:{tmp_path}")
+    assert alike(base.module, bert[1])
+    assert base.weights == str(tmp_path)
+    torch.save(bert[1] | {"more": Path("anywhere")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(LoadError, match="holds Python objects, which would have to run: 'pathlib"):
         open_base(f"hf:{tmp_path}")
 
 
@@ -99,8 +138,10 @@ def test_a_folder_with_a_body_alone_has_a_new_head_and_the_report_says_so(bert, 
 def test_texts_without_a_tokenizer_say_what_is_missing(bert):
     base = open_base(BERT)
     assert base.preprocessing is None
-    with pytest.raises(ValueError, match="open it with preprocessing="):
+    with pytest.raises(ValueError, match=r"has no tokenizer; save the one that it was trained with .* preprocessing="):
         base.view()
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        choose(Columns(text=TEXTS, y=torch.tensor([0, 0, 1, 1])), [base], scores=["logme"])
     with pytest.raises(ValueError, match="cannot be read"):
         TextPreprocessing("{}", 8).view()({"text": ["a"]})
     with pytest.raises(ValueError, match="no list of texts 'text'; it has the columns"):

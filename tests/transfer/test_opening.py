@@ -29,6 +29,7 @@ needs_data = pytest.mark.skipif(not DATA, reason="EVERLEARN_DATA names no folder
         ("resnet18", "cannot read the base 'resnet18'; expected torchvision:NAME, timm:NAME, hf:NAME, FILE.py:NAME"),
         ("torchvison:resnet18", "did you mean torchvision:resnet18?"),
         ("torchvision:", "expected torchvision:NAME"),
+        ("timm:resnet18(in_chans=", "cannot read the base 'timm:resnet18.in_chans='; expected timm:NAME"),
         ("nowhere.py:Net", "there is no file nowhere.py"),
     ],
 )

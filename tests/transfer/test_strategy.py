@@ -19,6 +19,7 @@ CASES = [
     (replace(PLAIN, parameters=LARGE + 1), "lora", "lora"),
     (replace(PLAIN, parameters=LARGE), "lpft", "l2sp"),
     (replace(PLAIN, rows_per_class=FEW), "probe", ""),
+    (Case(rows_per_class=5, classes=0, parameters=1_000_000, regression=True), "finetune", ""),
     (replace(PLAIN, rows_per_class=FEW, out_of_distribution=True), "probe", ""),
     (replace(PLAIN, rows_per_class=5000, out_of_distribution=True), "lpft", ""),
     (replace(PLAIN, rows_per_class=MANY), "lpft", "l2sp"),

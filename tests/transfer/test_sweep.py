@@ -138,6 +138,18 @@ def test_what_cannot_be_swept_is_refused(options, said):
         range_test(learner(), experience(), **options)
 
 
+def test_rates_that_are_multiples_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="lr=0, of which no other rate is a multiple"):
+        range_test(learner(make=partial(torch.optim.SGD, lr=0.0)), experience())
+
+
+def test_a_loss_of_zero_all_the_way_has_a_picture_too():
+    one_class = Columns(x=torch.randn(16, 5, generator=torch.Generator().manual_seed(0)), y=torch.zeros(16).long())
+    found = range_test(learner(nn.Linear(5, 1)), Experience(0, one_class, one_class), steps=8)
+    assert set(found.losses) == {0.0}
+    assert "nan" not in found.svg()
+
+
 def test_a_learner_within_an_experience_is_refused():
     subject = learner()
     next(iter(subject.steps(experience())))

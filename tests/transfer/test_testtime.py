@@ -51,6 +51,19 @@ def faint(count=397):
     return Columns(x=0.4 + 0.3 * rows["x"], y=rows["y"])
 
 
+def test_no_row_is_left_over_for_a_batch_of_its_own(trained):
+    subject = learner(AdaBN(), trained)
+    subject.batch_size = 2
+    assert [window.rows for window in adapt(subject, faint(7), window=1).windows] == [3, 2, 2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_as_they_are_give_no_alarm(name, trained):
+    subject, clean = learner(METHODS[name](), trained), zoo.digits()[1]
+    found = adapt(subject, Columns(**clean.take(torch.arange(397).repeat(3))))
+    assert found.whole.alarms == found.whole.resets == 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_counts_what_observe_says_and_what_was_said_without_adaptation(name, trained):
     subject = learner(METHODS[name](), trained)

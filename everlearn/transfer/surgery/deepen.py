@@ -83,7 +83,7 @@ def _identity(after: str, first: nn.Module, seen: Tensor, kernel: int, *, norm: 
     activation: nn.Module = nn.ReLU()
     if isinstance(first, _IDEMPOTENT):
         activation = deepcopy(first)
-    elif type(first).__module__ == nn.ReLU.__module__ or float(seen.min()) < 0:
+    elif type(first).__module__ == nn.ReLU.__module__ or _weighs(first) or float(seen.min()) < 0:
         raise SurgeryError(
             f"an identity behind {after!r}, a {type(first).__name__}, and an activation again would move the function: "
             "a(a(x)) = a(x) holds for ReLU and its like only; residual=True puts in a branch that adds zero"
@@ -92,6 +92,13 @@ def _identity(after: str, first: nn.Module, seen: Tensor, kernel: int, *, norm: 
     with torch.no_grad():
         (nn.init.eye_ if isinstance(layer, nn.Linear) else nn.init.dirac_)(layer.weight)
     return nn.Sequential(layer, *([_settled(seen)] if norm else []), activation)
+
+
+def _weighs(layer: nn.Module) -> bool:
+    """Whether its outputs come from weights as they are: that none is negative in one batch says nothing of others."""
+    while isinstance(layer, nn.Sequential) and len(layer):
+        layer = layer[-1]
+    return any(True for _ in layer.parameters(recurse=False))
 
 
 def _branch(seen: Tensor, kernel: int, seed: int, *, norm: bool) -> nn.Sequential:

@@ -71,6 +71,17 @@ def test_an_activation_that_is_not_its_own_square_is_refused(kind):
     assert apart(before, both(model, x)) == 0
 
 
+def test_a_layer_that_happens_to_have_no_negative_output_on_the_batch_is_refused():
+    head = nn.Linear(4, 6)
+    nn.init.constant_(head.bias, 100.0)
+    inner = nn.Sequential(nn.ReLU(), head)
+    for first in (head, inner):
+        model = nn.Sequential(first, nn.Linear(6, 2))
+        with pytest.raises(SurgeryError, match="would move the function"):
+            deepen(model, "0", torch.rand(8, 4))
+    deepen(nn.Sequential(nn.Sequential(head, nn.ReLU()), nn.Linear(6, 2)), "0", torch.rand(8, 4))
+
+
 def test_a_deepened_net_learns_in_its_new_layers():
     for residual in (False, True):
         model, x = MLP(3 * 144, (8, 6), 4), images()
