@@ -16,6 +16,11 @@ class _Baseline(Policy):
         super().__init__(text, archive)
         self.waiting: list[int] = []
 
+    def warm_up(self, rows: Sequence[int]) -> None:
+        """Begins with these labels."""
+        self.waiting = list(rows)
+        self.update(0)
+
     def arrive(self, rows: Sequence[int]) -> None:
         """They wait for the next row to be asked."""
         self.waiting += rows
@@ -49,11 +54,6 @@ class NoChange(_Baseline):
 
     last: Label
 
-    def warm_up(self, rows: Sequence[int]) -> None:
-        """Begins with the newest label."""
-        self.waiting = list(rows)
-        self.update(0)
-
     def take(self, rows: Sequence[int]) -> None:
         """The label of the newest row, whatever the order in which labels come."""
         newest = max(rows)
@@ -81,11 +81,6 @@ class Majority(_Baseline):
         super().__init__(text, archive)
         self.counts: Counter[str] = Counter()
         self.total, self.rows = 0.0, 0
-
-    def warm_up(self, rows: Sequence[int]) -> None:
-        """Begins with these labels."""
-        self.waiting = list(rows)
-        self.update(0)
 
     def take(self, rows: Sequence[int]) -> None:
         """Counts them."""

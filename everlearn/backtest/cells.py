@@ -28,16 +28,16 @@ class Column:
 _MEANINGS = {
     "error": "The share of answers that were wrong, in percent, or the mean absolute error: of the answers that were "
     "served, each given before its label was learned.",
-    "behind the best": "How much higher the error is than that of the best on the same rows, with an interval of 95 % "
-    "from a circular block bootstrap: blocks, as errors near in time are alike. An interval that holds 0 shows no "
-    "difference. Each interval stands by itself: of twenty, one may be wrong.",
+    "behind the best": "How much higher the error is than that of the best on the same rows, in points or in the "
+    "unit of the labels, with an interval of 95 % from a circular block bootstrap: blocks, as errors near in time are "
+    "alike. An interval that holds 0 shows no difference. Each interval stands by itself: of twenty, one may be wrong.",
     "kappa-T": "1 - error / error of always giving the label of the row before, known at once: below 0, the order of "
     "the rows says more than the model; with late labels nobody could have given it.",
     "worst class": "The smallest share of right answers that any class has, in percent.",
     "learning": "Processor time of all updates after the warm-up.",
     "trained": "Rows that went through the model to be learned after the warm-up, each time that they did, with those "
     "that a method replays.",
-    "kept": "The most labelled rows that had to be kept at one time.",
+    "kept": "The most labelled rows that had to be kept at one time after the warm-up.",
     "updates": "How often the model became another one after the warm-up.",
     "age": "How long ago the newest row was asked whose label had been learned when an answer was given: the mean, and "
     "what 95 of 100 answers stay below, in rows where the log has no times. The delay of labels is part of it.",
@@ -93,4 +93,4 @@ def _difference(value: float, verdict: Verdict) -> str:
 def _signed(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return wording.UNKNOWN
-    return f"{value:.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

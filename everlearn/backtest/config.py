@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from everlearn.backtest.setup import Training
 from everlearn.backtest.verdict import BASELINES
 from everlearn.border import one_of, positive
 from everlearn.online.span import Span
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Training):
     """The settings of a backtest; with the same ones the same comes out, but for the seconds."""
 
     log: str
@@ -27,15 +28,6 @@ class Config:
     warmup: str = "10%"
     task: str = "classification"
     sort: bool = False
-    model: str = "mlp:hidden=64x64"
-    encoder: str = "table"
-    classes: tuple[str, ...] = ()
-    optimizer: str = "adam:lr=0.001"
-    epochs: int = 20
-    batch_size: int = 32
-    scale: bool = True
-    clip: float = 0.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         one_of("task", self.task, ("classification", "regression"))

@@ -115,6 +115,8 @@ def _retrain(asked: _Asked) -> Policy:
 
 
 def _finetune(asked: _Asked) -> Policy:
+    if not asked.settings:  # no border is named, as for a method alone
+        return Online(asked.text, asked.setup, **asked.given)
     return FineTune(asked.text, asked.setup, asked.schedule, **asked.given)
 
 

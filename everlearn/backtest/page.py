@@ -112,7 +112,8 @@ def _course(verdict: Verdict) -> str:
         baselines=BASELINES,
     )
     left = len(verdict.outcomes) - len(shown)
-    note = f"Each point is the mean over {size:,} answers before it. Lower is better."
+    note = f"Each point is the mean over {size:,} answers before it, and the number at a name is the last one."
+    note += " Lower is better."
     note += f" Not drawn: the last {left} of the others." if left else ""
     return section("Over time", note, drawn)
 

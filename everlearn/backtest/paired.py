@@ -1,7 +1,9 @@
 """Is one policy better than another on the same rows? Errors near in time are alike, so whole blocks are drawn.
 
-Circular block bootstrap (Politis & Romano 1992) of the mean difference; the length of a block is the one that
-Politis & White (2004), as corrected by Patton, Politis & White (2009), find from the differences themselves.
+Circular block bootstrap (Politis & Romano 1992) of the mean difference; blocks are twice as long as Politis & White
+(2004), as corrected by Patton, Politis & White (2009), find from the differences themselves. Theirs is the length at
+which the variance has the least squared error; it is then too small, and intervals hold the truth too seldom. For the
+same reason quantiles are those of Student's t with as many degrees of freedom as there are blocks, less one.
 """
 
 import math
@@ -15,6 +17,9 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 DRAWS = 2000
 """Resamples behind an interval."""
+
+NORMAL = 1.959964
+"""The quantile of the normal distribution behind an interval of 95 %."""
 
 FEWEST = 10
 """Blocks below which an interval is not to be trusted."""
@@ -44,10 +49,23 @@ def difference(first: Array, second: Array, *, seed: int = 0) -> Difference:
     count, mean = len(away), float(away.mean())
     if not np.ptp(away):
         return Difference(mean, mean, mean, 1, count)
-    length = block_length(away)
-    means = _resampled(away - mean, length, np.random.default_rng(mix(seed, count)))
+    length = max(1, min(2 * block_length(away), count // 3))
+    wider = _student(count / length - 1) / NORMAL * math.sqrt(count / (count - length))
+    means = wider * _resampled(away - mean, length, np.random.default_rng(mix(seed, count)))
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(mean, mean + float(low), mean + float(high), length, count / length)
+
+
+def _student(degrees: float) -> float:
+    """The quantile of Student's t behind an interval of 95 %, by the expansion of Cornish and Fisher.
+
+    >>> [round(_student(degrees), 2) for degrees in (5, 20, 1e9)]
+    [2.57, 2.09, 1.96]
+    """
+    z = NORMAL
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3
 
 
 def block_length(series: Array) -> int:

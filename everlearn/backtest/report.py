@@ -13,6 +13,11 @@ from everlearn.metrics.written import written
 if TYPE_CHECKING:
     from rich.table import Table
 
+_NAME = 20
+"""What is left at least for the names of policies, in a table for a terminal."""
+_LEAST = ("age", "updates", "kept", "kappa-T", "worst class", "trained", "learning", "behind the best")
+"""The columns that go first where there is no room for all."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -41,20 +46,31 @@ class Report:
             "definitions": {column.title: column.meaning for column in COLUMNS},
         }
 
-    def table(self) -> "Table":
-        """A line for each policy, the best first."""
+    def table(self, width: int = 200) -> "Table":
+        """A line for each policy, the best first; columns that find no room in `width` characters are named below."""
         from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - rich is needed here only
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
         grid = Table(title=Text(self.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        rows = [cells(outcome, self.verdict, timed=self.timed) for outcome in self.verdict.outcomes]
         shown = [column for column in COLUMNS if column.shown(self.verdict)]
+        wide = {
+            column: max(map(len, [*column.title.split(maxsplit=1), *(row[column.title] for row in rows)]))
+            for column in shown
+        }
+        left_out = []
+        while sum(wide[column] + 3 for column in shown) > width - _NAME and len(shown) > 2:
+            left_out.append(min(shown[1:], key=lambda column: _LEAST.index(column.title)))
+            shown.remove(left_out[-1])
         grid.add_column("policy", overflow="fold")
         for column in shown:
-            grid.add_column(Text(column.title), justify="right")
+            grid.add_column(Text(column.title.replace(" ", "\n", 1)), justify="right", no_wrap=True)
+        if left_out:
+            names = ", ".join(column.title for column in left_out)
+            grid.caption, grid.caption_justify = Text(f"For want of room only in the report: {names}."), "left"
         tied = self.verdict.tied
-        for outcome in self.verdict.outcomes:
-            row = cells(outcome, self.verdict, timed=self.timed)
+        for outcome, row in zip(self.verdict.outcomes, rows, strict=True):
             style = "bold" if outcome is self.verdict.best else "" if outcome in tied else "dim"
             grid.add_row(Text(outcome.name), *(Text(row[column.title]) for column in shown), style=style)
         return grid

@@ -53,6 +53,7 @@ class Run:
         self.folder = Path(config.out)
         self.warm = log.warm_up(config.warmup)
         self.outcomes: list[Outcome] = []
+        self._report: Report | None = None
         for text in config.asked:  # what cannot be made is refused before anything is done
             self._replay(text)
 
@@ -69,9 +70,11 @@ class Run:
             self.report().write(self.folder)
 
     def report(self) -> Report:
-        """What came out."""
-        verdict = judged(self.outcomes, regression=self.log.regression, seed=self.config.seed)
-        return Report(f"Backtest of {Path(self.log.name).name}", verdict, self._facts(), self.log.timed)
+        """What came out, once all policies are done."""
+        if self._report is None:
+            verdict = judged(self.outcomes, regression=self.log.regression, seed=self.config.seed)
+            self._report = Report(f"Backtest of {Path(self.log.name).name}", verdict, self._facts(), self.log.timed)
+        return self._report
 
     def _policy(self, text: str, say: Callable[[str], None]) -> Iterator[Moment]:
         keeper = checkpoint.Checkpoints(
@@ -91,7 +94,11 @@ class Run:
             keeper.save(replay.state_dict(), replay.at)
             raise
         except ValueError as error:
-            raise ValueError(f"the policy {text}, after row {replay.at:,} of the log: {error}") from error
+            where = f"after row {replay.at:,} of the log" if replay.at else "in the warm-up"
+            raise ValueError(
+                f"the policy {text}, {where}: {error}. What the others have done is kept: the same command without "
+                "this policy goes on from there"
+            ) from error
         self.outcomes.append(outcome_of(replay))
 
     def _replay(self, text: str) -> Replay:
@@ -106,16 +113,8 @@ class Run:
             archive,
             self.warm,
             gap,
-            model=config.model,
-            encoder=config.encoder,
-            fields=config.features if ".py:" in config.model else (),
-            classes=config.classes,
-            optimizer=config.optimizer,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            scale=config.scale,
-            clip=config.clip,
-            seed=config.seed,
+            config.features if ".py:" in config.model else (),
+            **config.training,
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -125,7 +124,7 @@ class Run:
             "rows": f"{len(log):,}, of which {log.labelled:,} have a label",
             "labels": log.late,
             **({"left out": log.left_out} if log.left_out else {}),
-            "warm-up": f"{self.warm:,} rows, with the labels that had arrived by then; {config.epochs} passes",
+            "warm-up": f"{self.warm:,} rows, with the labels that had arrived by then; {_passes(config.epochs)}",
             "model": f"{config.model}, {config.encoder}, {config.optimizer}, batches of {config.batch_size}",
             "seed": config.seed,
             "made with": f"everlearn {everlearn.__version__}, torch {torch.__version__}, Python "
@@ -187,6 +186,10 @@ def _usual(rows: int) -> tuple[str, ...]:
     """The policies to begin with, where nobody says which: ten turns of those that have turns."""
     every = max(1, rows // 10)
     return "never", f"retrain:every={every}", f"finetune:every={every}", "online"
+
+
+def _passes(count: int) -> str:
+    return "1 pass" if count == 1 else f"{count} passes"
 
 
 def _file_name(text: str) -> str:

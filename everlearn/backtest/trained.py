@@ -1,14 +1,16 @@
 """Policies that train a model: never again, from scratch, on what is new, or with each label."""
 
+from bisect import insort
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from everlearn.backtest.alarm import Alarm, Wrong
 from everlearn.backtest.policy import Policy, Schedule
 from everlearn.backtest.setup import Setup
-from everlearn.backtest.trainee import Trainee
+from everlearn.backtest.trainee import Passed, Trainee
 from everlearn.online.detectors import DEFAULT
 from everlearn.online.drift import Drift
+from everlearn.online.engine import Online as Engine
 from everlearn.online.span import Span
 from everlearn.streams.feed import Label
 
@@ -25,26 +27,31 @@ class Trained(Policy):
         self.trainee = self.fresh()
         self.waiting: list[int] = []
 
-    def fresh(self) -> Trainee:
+    def fresh(self, passed: Passed | None = None) -> Trainee:
         """A model that has learned nothing yet; the same one each time."""
-        return Trainee(self.setup, self.method, self.model, borders=self.borders)
+        return Trainee(self.setup, self.method, self.model, borders=self.borders, passed=passed)
 
     def warm_up(self, rows: Sequence[int]) -> None:
         """Learns what is known, in several passes."""
         self.trainee.fit(rows, self.setup.epochs)
-        self.trainee.taken()
+        self.trainee.passed.taken()
         self.effort.newest = max(rows)
         self.effort.keep(self.trainee.remembered)
 
     def arrive(self, rows: Sequence[int]) -> None:
         """They wait, and are kept until then."""
         self.waiting += rows
-        self.effort.keep(len(self.waiting) + self.trainee.remembered)
+        self.effort.keep(self.held + self.trainee.remembered)
+
+    @property
+    def held(self) -> int:
+        """How many rows are kept to be learned."""
+        return len(self.waiting)
 
     def learn(self, rows: Sequence[int]) -> None:
         """Learns rows in several passes, and notes what that took."""
         self.trainee.fit(rows, self.epochs)
-        self.effort.learn(rows, self.trainee.taken())
+        self.effort.learn(rows, self.trainee.passed.taken())
         self.effort.keep(len(rows) + self.trainee.remembered)
 
     def answer(self, rows: Sequence[int]) -> list[Label]:
@@ -143,16 +150,24 @@ class Retrain(Scheduled):
         """Learns what is known, and keeps it."""
         super().warm_up(rows)
         self.pool = list(rows)
-        self.effort.keep(len(self.pool))
+        self._forget()
+        self.effort.keep(self.held + self.trainee.remembered)
 
     def arrive(self, rows: Sequence[int]) -> None:
         """They are kept beside all that came before."""
+        for row in rows:
+            insort(self.pool, row)
+        self._forget()
         super().arrive(rows)
-        self.effort.keep(len(self.pool) + len(self.waiting))
 
-    def turn(self, rows: Sequence[int], now: int) -> None:
+    @property
+    def held(self) -> int:
+        """What is waiting is part of it."""
+        return len(self.pool)
+
+    def turn(self, rows: Sequence[int], now: int) -> None:  # noqa: ARG002 (they are in the pool already)
         """Learns all that is kept."""
-        self.pool = self._within(sorted([*self.pool, *rows]), now)
+        self._forget()
         if self.pool:
             if not self.warm:
                 self.trainee = self.fresh()
@@ -167,13 +182,19 @@ class Retrain(Scheduled):
         super().load_state_dict(state)
         self.pool = list(state["pool"])
 
-    def _within(self, rows: list[int], now: int) -> list[int]:
+    def _forget(self) -> None:
+        """Lets go of what is out of the window, and so would never be learned again."""
         if self.window is None:
-            return rows
-        if not self.window.timed:
-            return rows[-int(self.window.amount) :]
-        since = self.archive.clock(now) - self.window.amount
-        return [row for row in rows if self.archive.clock(row) >= since]
+            return
+        since = self.archive.clock(self.archive.now) - self.window.amount
+        out = 0
+        while out < len(self.pool) and (
+            self.archive.clock(self.pool[out]) < since
+            if self.window.timed
+            else len(self.pool) - out > self.window.amount
+        ):
+            out += 1
+        del self.pool[:out]
 
 
 class Online(Trained):
@@ -194,7 +215,7 @@ class Online(Trained):
         while len(self.waiting) >= self.batch:
             rows, self.waiting = self.waiting[: self.batch], self.waiting[self.batch :]
             self.trainee.observe(rows)
-            self.effort.learn(rows, self.trainee.taken())
+            self.effort.learn(rows, self.trainee.passed.taken())
             self.effort.keep(len(self.waiting) + self.trainee.remembered)
 
 
@@ -214,7 +235,7 @@ class Drifting(Online):
         **given: Any,
     ) -> None:
         super().__init__(text, setup, **given)
-        self.drift = Drift(found, reactions, cooldown=cooldown, make=lambda: self.fresh().online)
+        self.drift = Drift(found, reactions, cooldown=cooldown, make=self._rival)
         self.wrong = Wrong()
 
     def update(self, now: int) -> None:  # noqa: ARG002
@@ -226,7 +247,12 @@ class Drifting(Online):
             if answer is not None:
                 self.drift.update(self.wrong(answer, label), online, row, record.time, label)
             self.drift.learn(online, [record], [label])
-            self.effort.learn([row], self.trainee.taken())
+            self.effort.learn([row], self.trainee.passed.taken())
+            self.effort.keep(self.held + self.trainee.remembered + self.drift.kept)
+
+    def _rival(self) -> Engine:
+        """What learns beside the model is learned, too."""
+        return self.fresh(self.trainee.passed).online
 
     def state_dict(self) -> dict[str, Any]:
         """All that it has become."""

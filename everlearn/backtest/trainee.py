@@ -1,6 +1,6 @@
 """A model that reads records of a log: trained in passes over some rows, or by a step for a few."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.backtest.setup import Setup
-from everlearn.batch import Batch, tensor
+from everlearn.batch import Batch, join
 from everlearn.data import Columns
 from everlearn.learner import Learner
 from everlearn.memory import Memory
@@ -23,15 +23,42 @@ from everlearn.spec import parse_chain
 from everlearn.streams.experience import Experience
 from everlearn.streams.feed import Label, Record
 
+PART = 4096
+"""Rows that are records at one time, at most."""
+
+
+class Passed:
+    """Counts the rows that go through a model to be learned, with what is replayed, and through copies of it."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def count(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        """Called with all that a model reads, in training, estimates and answers."""
+        if module.training and torch.is_grad_enabled():
+            self.rows += len(given[0])
+
+    def taken(self) -> int:
+        """Those since somebody last took note."""
+        rows, self.rows = self.rows, 0
+        return rows
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Passed":
+        return self
+
 
 class Trainee:
     """The model of a setup, with a method that holds on to the old; the same one each time that it is made.
 
-    With `borders` it is never asked to learn without: then a method may need them.
+    With `borders` it is never asked to learn without: then a method may need them. `passed` counts what is learned.
     """
 
-    def __init__(self, setup: Setup, method: str, model: str = "", *, borders: bool = True) -> None:
+    def __init__(
+        self, setup: Setup, method: str, model: str = "", *, borders: bool = True, passed: "Passed | None" = None
+    ) -> None:
         self.archive, self.setup, self.method = setup.archive, setup, method
+        if setup.archive.regression:
+            _predicts_numbers(method)
         task: Literal["regression", "classification"] = "regression" if setup.archive.regression else "classification"
         online = make_online(
             model=model or setup.model,
@@ -61,10 +88,9 @@ class Trainee:
             clip=setup.clip or None,
         )
         self.online = Online(learner, online.encoder, head=online.head, seed=online.seed)
-        self.passed = 0
-        """Rows that went through the model to be learned, since somebody last took note: with what is replayed."""
+        self.passed = passed or Passed()
         assert self.online.scale is not None  # noqa: S101 (make_online puts one in front of each model)
-        self.online.scale.register_forward_pre_hook(self._count)
+        self.online.scale.register_forward_pre_hook(self.passed.count)
 
     @property
     def remembered(self) -> int:
@@ -74,7 +100,7 @@ class Trainee:
     def fit(self, rows: Sequence[int], epochs: int) -> None:
         """Learns rows in several passes, as one experience."""
         learner = self.online.learner
-        columns = Columns(self._admitted(self.archive.records(rows), self.archive.labels(rows)))
+        columns = Columns(self._admitted(rows))
         learner.epochs = epochs
         learner.learn(Experience(learner.experience, columns, columns))
         learner.epochs = self.setup.epochs  # a state is of one setting
@@ -88,31 +114,30 @@ class Trainee:
         """What the model says of rows. Nothing changes."""
         return [prediction.answer for prediction in self.online.predict(self.archive.records(rows))]
 
-    def _count(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        """Called with all that the model reads, in training, estimates and answers."""
-        if module.training and torch.is_grad_enabled():
-            self.passed += len(given[0])
+    def _parts(self, rows: Sequence[int]) -> Iterator[tuple[list[Record], list[Label]]]:
+        """Rows and labels, never many at once: as records they take a multiple of what they take as numbers."""
+        for start in range(0, len(rows), PART):
+            part = rows[start : start + PART]
+            yield self.archive.records(part), self.archive.labels(part)
 
-    def taken(self) -> int:
-        """The rows that have passed; they count anew from now on."""
-        passed, self.passed = self.passed, 0
-        return passed
-
-    def _admitted(self, records: Sequence[Record], labels: Sequence[Label]) -> Batch:
+    def _admitted(self, rows: Sequence[int]) -> Batch:
         """The rows as a batch with labels, once there is room for what is new in them, and they count for the scale."""
         online = self.online
         encoder = online.encoder
-        if not encoder.knows(records, labels):
-            encoder = deepcopy(encoder)
-            encoder.admit(records, labels)
-        batch = encoder.encode(records)
+        parts: list[tuple[int, Batch]] = []
+        while not parts or parts[0][0] < encoder.width:  # what came with a later part is missing in the first
+            parts = []
+            for records, labels in self._parts(rows):
+                if not encoder.knows(records, labels):
+                    encoder = deepcopy(encoder) if encoder is online.encoder else encoder
+                    encoder.admit(records, labels)
+                columns: Batch = {"y": encoder.targets(records, labels), "id": row_ids(records)}
+                parts.append((encoder.width, encoder.encode(records) | columns))
         if encoder is not online.encoder:
             if online.learner.number and encoder.width > online.inputs:
                 _widens(self.method, encoder.columns[online.inputs :])
             online.grow(encoder)
-        if online.scale is not None:
-            batch["x"] = online.scale.update(tensor(batch, "x"))
-        return batch | {"y": encoder.targets(records, labels), "id": row_ids(records)}
+        return online.count(join(*(part for _, part in parts)))
 
     def state_dict(self) -> dict[str, Any]:
         """All that it has become."""
@@ -141,6 +166,19 @@ def _widens(method: str, columns: Sequence[str]) -> None:
             f"rows bring what was not there in the warm-up, {', '.join(map(repr, columns[:5]))}, and {sized[0]} keeps "
             "a part of the model as wide as it was; leave that column out (--features), take a longer --warmup, or "
             "another method, as er or ewc"
+        )
+
+
+OF_CLASSES = frozenset({"cwr", "fecam", "lpft", "lwf", "ncm", "ogd", "probe", "ranpac", "ridge", "slda"})
+"""Methods that learn classes, or with numbers would do nothing, and do not say so by themselves."""
+
+
+def _predicts_numbers(method: str) -> None:
+    """Raises a ValueError for a method that is of classes alone."""
+    if named := [spec.name for spec in parse_chain(method) if spec.name in OF_CLASSES]:
+        raise ValueError(
+            f"{named[0]} is about classes, and here numbers are predicted; take er, derpp, si, mas or "
+            "ewc:fisher=empirical"
         )
 
 

@@ -54,10 +54,15 @@ def summary(verdict: Verdict) -> str:
         said.append(f"No model here earns its keep: {advised.name} needs none, and each of them is behind it.")
     elif advised.name in BASELINES:
         said.append(f"No model here is shown to be better than {advised.name}, which needs none.")
-    elif advised.name == "never":
+    elif not any(each.effort.trained for each in verdict.outcomes):
+        said.append("None of these learned anything after the warm-up, so nothing is said of what updates are worth.")
+    elif not advised.effort.trained:
         said.append("Updates are not shown to be worth anything on this log: leave the model as it is.")
     else:
         said.append(_advice(verdict))
+    if advised is not best and verdict.behind[advised.name].high > 0:
+        most = difference_in_words(verdict.behind[advised.name].high, verdict)
+        said.append(f"By its interval {advised.name} may be up to {most} worse than {best.name}.")
     return " ".join([*said, *_doubts(verdict)])
 
 
@@ -66,9 +71,10 @@ def _advice(verdict: Verdict) -> str:
     advised = verdict.advised
     retrained = [each for each in verdict.outcomes if each.name.startswith("retrain")]
     if advised in retrained:
-        text = f"Keep retraining, by {advised.name} ({_cost(advised)}): nothing cheaper is as good."
+        text = f"Keep retraining, by {advised.name} ({_cost(advised)}): nothing that trains on fewer rows is as good."
     else:
-        text = f"Take {advised.name} ({_cost(advised)}{', the least of these' if len(verdict.tied) > 1 else ''})."
+        why = "; of these it trains on the fewest rows" if len(verdict.tied) > 1 else ""
+        text = f"Take {advised.name} ({_cost(advised)}{why})."
         if retrained:
             text += f" The best retraining is {retrained[0].name} ({_cost(retrained[0])})."
     never = next((each for each in verdict.outcomes if each.name == "never"), None)
@@ -95,6 +101,11 @@ def _doubts(verdict: Verdict) -> list[str]:
 def level(value: float, verdict: Verdict) -> str:
     """An error in words."""
     return f"a mean absolute error of {value:.4g}" if verdict.regression else f"{100 * value:.1f} % of answers wrong"
+
+
+def difference_in_words(value: float, verdict: Verdict) -> str:
+    """A difference of errors."""
+    return f"{value:.3g}" if verdict.regression else f"{100 * value:.1f} points"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -107,9 +108,52 @@ def test_a_log_of_problems_is_refused_with_the_first():
 
 
 def test_rows_that_cannot_be_read_are_left_out_and_counted():
-    found = log_of("log", [*rows(3), Record("bad", {}, problem="line 4: no JSON")])
+    bad = [Record(f"bad{i}", {}, problem=f"line {i}: no JSON") for i in range(4, 40)]
+    found = log_of("log", [*rows(3), *bad])
     assert len(found) == 3
-    assert found.left_out == {"line 4: no JSON": 1}
+    assert found.left_out == {"could not be read, the first: line 4: no JSON": 36}  # one line, however many there are
+
+
+def test_a_log_whose_labels_could_not_be_read_says_what_was_wrong_with_them():
+    bare = [replace(row, label=None) for row in rows(3)]
+    with pytest.raises(ValueError, match=r"no labels.*1 could not be read, the first: line 4: 0.5 names no class"):
+        log_of("log", [*bare, Record("bad", {}, problem="line 4: 0.5 names no class")])
+
+
+def test_a_row_that_was_delivered_twice_is_one_row():
+    made = rows(5)
+    found = log_of("log", [*made, made[2]], sort=True)
+    assert [record.id for record in found.records] == [f"r{i}" for i in range(5)]
+    assert list(found.left_out.values()) == [1]
+
+
+def test_a_row_that_comes_again_with_its_label_tells_it_then():
+    made = rows(4, timed=False)
+    found = log_of("log", [replace(made[0], label=None), *made[1:3], made[0], made[3]])
+    assert found.arrivals == (3, 2, 3, 4)
+    assert found.labels[0] == made[0].label
+
+
+def test_an_id_of_many_rows_is_refused_as_a_memory_would_keep_one_of_them():
+    made = [replace(row, id=f"sensor{i % 3}") for i, row in enumerate(rows(9))]
+    with pytest.raises(ValueError, match=r"rows \d and \d have the same id, 'sensor\d', and differ.*--id"):
+        log_of("log", made)
+
+
+def test_rows_come_back_as_they_were_and_are_not_held_in_memory():
+    made = [
+        Record("a", {"x": 0.1 + 0.2, "y": float("inf"), "on": True, "day": "t\u00fc\u00df\n", "n": 3}, "yes"),
+        Record("b", {"day": "x" * 100_000}, "no"),
+    ]
+    found = log_of("log", iter(made))
+    assert list(found.records) == [replace(row, label=None) for row in made]
+    assert type(found.records[0].fields["on"]) is bool
+    tracemalloc.start()
+    held = log_of("log", (Record(str(i), {"text": f"{i}" + "x" * 10_000}, str(i % 2)) for i in range(1000)))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(held) == 1000
+    assert size < 2_000_000  # of ten million characters
 
 
 def test_a_time_delay_needs_times():

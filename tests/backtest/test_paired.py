@@ -53,6 +53,15 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert 87 <= held <= 99
 
 
+def test_intervals_of_few_blocks_hold_the_truth_about_as_often_as_they_say():
+    """Errors of hours that are alike for a day or two, over a fortnight: a plain bootstrap holds it in 83 of 100."""
+    held = 0
+    for seed in range(100):
+        found = difference(autoregressive(0.9, 350, seed), np.zeros(350), seed=seed)
+        held += found.low <= 0 <= found.high
+    assert held >= 89
+
+
 def test_equal_errors_differ_by_nothing():
     same = np.array([0.0, 1.0, 1.0])
     found = difference(same, same)

@@ -13,7 +13,9 @@ from everlearn.backtest.policy import Schedule
 from everlearn.backtest.replay import Replay
 from everlearn.backtest.setup import Setup
 from everlearn.backtest.trained import FineTune, Online, Retrain
+from everlearn.backtest.trainee import OF_CLASSES
 from everlearn.online.span import Span
+from everlearn.streams.feed import Record
 
 WARM = 100
 ALL = [
@@ -86,6 +88,17 @@ def test_a_policy_that_learns_follows_a_world_that_turns_over_and_never_does_not
     assert errors["retrain:every=100,window=100"] < 0.4
 
 
+@pytest.mark.parametrize("text", ["retrain:every=2d,window=150", "er:memory=50,every=3d", "online:batch=4"])
+def test_what_comes_later_changes_no_answer_before(text):
+    made = rows(260)
+    other = [
+        row if i < 200 else replace(row, fields={"a": 9.0 * i, "new": "x"}, label="third") for i, row in enumerate(made)
+    ]
+    first, second = (done(text, log_of("log", each, delay=Span.of(7))).answers for each in (made, other))
+    assert first[:100] == second[:100]
+    assert first != second
+
+
 def test_no_change_says_the_newest_label_that_is_known():
     made = log(200, delay=Span.of(4))
     found = done("no-change", made)
@@ -112,6 +125,18 @@ def test_numbers_can_be_predicted(text):
     assert all(isinstance(answer, float) for answer in found.answers)
 
 
+@pytest.mark.parametrize("method", sorted(OF_CLASSES))
+def test_a_method_of_classes_is_refused_where_numbers_are_predicted(method):
+    with pytest.raises(ValueError, match=rf"{method} is about classes.*ewc:fisher=empirical"):
+        replay(f"finetune:every=100+{method}", numbers(150))
+
+
+@pytest.mark.parametrize("method", ["er:memory=50", "derpp:memory=50", "si", "mas", "ewc:fisher=empirical"])
+def test_methods_that_hold_on_to_numbers_change_what_is_learned(method):
+    made = numbers(220)
+    assert done(f"finetune:every=50+{method}", made).answers != done("finetune:every=50", made).answers
+
+
 def test_retraining_learns_all_that_is_known_each_time_and_fine_tuning_each_row_once():
     made = log(500)
     every = done("retrain:every=100,epochs=1", made).policy.effort
@@ -128,6 +153,24 @@ def test_a_window_of_rows_or_of_time_bounds_what_is_learned():
     assert done("retrain:every=100,epochs=1,window=150", made).policy.effort.trained == 3 * 150
     # rows are an hour apart: those of the last 50 hours, with the one 50 hours ago
     assert done("retrain:every=100,epochs=1,window=50h", made).policy.effort.trained == 3 * 50
+
+
+def test_what_is_out_of_a_window_need_not_be_kept():
+    made = log(500)
+    assert done("retrain:every=100,epochs=1,window=150", made).policy.effort.kept == 150
+    assert done("retrain:every=300,epochs=1,window=50h", made).policy.effort.kept == 50
+
+
+def test_labels_that_come_out_of_order_fall_out_of_a_window_by_their_rows():
+    made = []
+    for i, row in enumerate(rows(400)):
+        made.append(replace(row, label=None))
+        if i >= 30:
+            made.append(Record(f"r{i - 30 if i % 2 else i - 5}", {}, "yes" if i % 3 else "no", row.time))
+    made = log_of("log", made)
+    policy = done("retrain:every=100,epochs=1,window=60", made).policy
+    known = [row for row in range(len(made)) if made.arrivals[row] < len(made)]
+    assert policy.pool == sorted(known)[-60:]
 
 
 def test_retraining_from_scratch_does_not_depend_on_what_was_learned_before():
@@ -171,6 +214,18 @@ def test_what_a_method_replays_counts_as_trained():
     assert replaying.trained == 99 * 5
 
 
+@pytest.mark.parametrize("start", ["copy", "fresh"])
+def test_what_a_challenger_learns_counts_as_trained(start):
+    made = log(480, turn=300)
+    policy = done(f"drift:reaction=challenge:start={start}", made).policy
+    assert policy.drift.count
+    assert policy.effort.trained == policy.effort.updates + policy.drift.reactions[0].steps
+
+
+def test_what_a_reaction_goes_by_counts_as_kept():
+    assert done("drift:reaction=recent:rows=70", log(400)).policy.effort.kept == 70
+
+
 def widening():
     """From row 150 on there is a column that was not there before, and from row 200 on a third class."""
     made = rows(300)
@@ -198,6 +253,14 @@ def test_a_method_that_cannot_follow_new_columns_says_which_and_the_way_out(meth
         done(f"finetune:every=60+{method}", widening())
 
 
+def test_rows_are_read_in_parts_as_if_they_were_read_at_once(monkeypatch):
+    made = widening()
+    monkeypatch.setattr("everlearn.backtest.trainee.PART", 7)
+    parts = done("retrain:every=60", made)
+    monkeypatch.setattr("everlearn.backtest.trainee.PART", 10_000)
+    assert checkpoint.same(plain(parts.state_dict()), plain(done("retrain:every=60", made).state_dict()))
+
+
 def test_an_alarm_makes_it_learn_and_quiet_errors_do_not():
     turned = done("finetune:every=drift", log(1500, turn=800)).policy.effort
     assert 1 <= turned.updates <= 3
@@ -222,6 +285,7 @@ def test_a_method_alone_is_online_and_with_every_it_is_periodic():
     made = log(300)
     assert isinstance(replay("er:memory=10", made).policy, Online)
     assert isinstance(replay("er:memory=10,every=1d", made).policy, FineTune)
+    assert isinstance(replay("finetune", made).policy, Online)
     assert isinstance(replay("retrain:every=1d+er:memory=10", made).policy, Retrain)
 
 
@@ -232,6 +296,7 @@ def test_a_method_alone_is_online_and_with_every_it_is_periodic():
         ("retrian:every=7d", "did you mean 'retrain'"),
         ("fine-tune:every=7d", "did you mean 'finetune'"),
         ("retrain", "needs to know when.*every=7d"),
+        ("finetune:epochs=3", "needs to know when.*every=7d"),
         ("retrain:every=0", "less than a row"),
         ("retrain:every=10m", "less than a row, and rows are 60 min apart"),
         ("retrain:every=0.5", "a time such as 7d"),

@@ -1,3 +1,4 @@
+import re
 from io import StringIO
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_it_says_so_when_updates_are_worth_nothing():
     assert "not shown to be worse" in summary(found)
 
 
+def test_without_a_policy_that_learned_nothing_is_said_of_updates():
+    said = summary(verdict(outcome("never", 0.2, seed=1), outcome("no-change", 0.5, seed=3)))
+    assert "nothing is said of what updates are worth" in said
+    assert "leave the model as it is" not in said
+
+
+def test_how_much_worse_the_advised_one_may_be_is_said():
+    found = verdict(outcome("never", 0.21, seed=5), outcome("online", 0.2, trained=9, seed=25))
+    assert found.best.name == "online"
+    high = found.behind["never"].high
+    assert found.advised.name == "never"
+    assert f"By its interval never may be up to {100 * high:.1f} points worse than online." in summary(found)
+
+
 def test_it_says_so_when_no_model_earns_its_keep():
     found = verdict(outcome("no-change", 0.1, seed=1), outcome("online", 0.3, trained=5, seed=2))
     assert "No model here earns its keep: no-change needs none" in summary(found)
@@ -104,6 +119,18 @@ def test_the_table_in_the_terminal_has_a_line_for_each_policy():
     text = console.export_text()
     assert "best" in text
     assert "100 (200)" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_a_narrow_terminal_sees_whole_numbers_and_is_told_what_it_does_not_see(width):
+    names = ("retrain:every=2000,warm=true,epochs=5", "online")
+    found = verdict(outcome(names[0], 0.4, seed=1), outcome(names[1], 0.2, trained=1_000_000, seed=2))
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(Report("Title", found, {}, timed=False).table(width))
+    text = console.export_text()
+    assert "…" not in text
+    assert re.search(r"\d\d\.\d % +best", text)
+    assert ("1,000,000" in text) != ("trained" in text.partition("only in the report:")[2])
 
 
 def test_errors_of_numbers_are_no_percentages():
