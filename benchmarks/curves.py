@@ -274,7 +274,7 @@ def _curves(title: str, lines: list[Line], ticks: list[tuple[float, str]], below
 
 
 def _panel(heading: str, lines: list[Line], ticks: list[tuple[float, str]], below: str, height: int) -> str:
-    left, wide, tall = 44, WIDTH // 2 - 44 - 110, height - TOP - BELOW
+    left, wide, tall = 44, WIDTH // 2 - 44 - 156, height - TOP - BELOW  # at the right the names
     scale = axis([end for line in lines for _, one in line.points for end in _ends(one)])
 
     def y(value: float) -> float:

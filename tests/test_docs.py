@@ -260,3 +260,5 @@ def test_the_site_is_built_without_a_warning_and_needs_nothing_from_outside(tmp_
         assert not outside, f"{page.name} fetches {outside}"
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//|@import", style.read_text()), style.name
+    # Pictures ask their page whether it is dark: one that does not say lets the reader's system answer.
+    assert "color-scheme: light" in (tmp_path / "style.css").read_text()

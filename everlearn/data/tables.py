@@ -127,7 +127,9 @@ def target_of(path: Path, columns: Sequence[str], target: str | None) -> str:
     found = [name for name in TARGETS if name in columns]
     if len(found) != 1:
         which = f"both of {found}" if found else f"none of {list(TARGETS)}"
-        raise ValueError(f"{path} has {which} among its columns {list(columns)}; name the target, as in target='y'")
+        raise ValueError(
+            f"{path} has {which} among its columns {list(columns)}; name the target, or call its column label"
+        )
     return found[0]
 
 

@@ -229,8 +229,8 @@ def _known(what: str, name: str, names: Iterable[str]) -> str:
     names = sorted(names)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"there is no {what} {name!r}; {hint}The known ones are {names}")
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"there is no {what} {name!r}{hint}; known: {', '.join(names)}")
     return name
 
 
