@@ -331,8 +331,7 @@ GROWING = {"coda", "olora", "gpm"}
 """What they keep grows: components or an A with each experience; a basis, ever more slowly, up to all inputs."""
 FLAT = [name for name in zoo.METHODS if name not in zoo.NEEDS_TASKS | GROWING and "+" not in name]
 """All others, by themselves."""
-SOON = ["naive", "er", "erace", "derpp", "mir", "ewc", "ewc-online", "mas", "si", "lwf", "lwfmc", "bic", "scr", "agem"]
-SOON += ["lora", "cwr", "slda", "fecam", "ncm"]
+SOON = ["naive", "er", "derpp", "ewc", "si", "lwf", "bic", "scr", "agem", "slda"]
 
 
 THOUSAND = os.environ.get("EVERLEARN_THOUSAND") == "all"
