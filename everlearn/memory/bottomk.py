@@ -74,7 +74,7 @@ class BottomK:
         self._forgotten = np.empty(0, np.uint64)  # sorted
         self._fresh = Run.empty()
         self._waiting: list[Run] = []
-        self._asked: tuple[Ids, Priorities] | None = None  # the ids that were looked for last, and their priorities
+        self._asked: tuple[Ids, Priorities, Indices] | None = None  # what `find` found last, of which ids
         self._sort_labels()
         self._settle(Run.empty())
 
@@ -86,14 +86,18 @@ class BottomK:
         distinct, and were never offered before.
         """
         asked, self._asked = self._asked, None
-        hashed = asked[1] if asked is not None and asked[0] is ids else priorities(ids, self._key)
+        slots: Indices | None = None
+        if asked is not None and asked[0] is ids:
+            _, hashed, slots = asked
+        else:
+            hashed = priorities(ids, self._key)
         if labels is None and not self._labels.size:
             labels = np.zeros(len(ids), np.int64)
         groups = None if labels is None else self._group(labels)  # None: all are of the one that there is
         rows = (hashed < (self._bounds[0] if groups is None else self._bounds[groups])).nonzero()[0]
         self._nameless |= new
         if not new or self._forgotten.size:
-            rows = self._unknown(rows, hashed)
+            rows = self._unknown(rows, hashed, slots)
         if not rows.size:
             return rows, rows
         if len(self._labels) == 1 and self.count == self.capacity:
@@ -123,8 +127,8 @@ class BottomK:
     def find(self, ids: Ids) -> tuple[Indices, Indices]:
         """The positions in `ids`, (n,) int64, of those that are kept, and their slots; of repeated ids the last."""
         hashed = priorities(ids, self._key)
-        self._asked = ids, hashed  # they will be offered next
         slots = np.full(len(ids), -1, np.int64)
+        self._asked = ids, hashed, slots  # they will be offered next
         runs = [self._base]
         if self._nameless or not self._recent.isdisjoint(hashed.tolist()):
             fresh = self._catch_up()
@@ -137,8 +141,13 @@ class BottomK:
         rows = (slots >= 0).nonzero()[0]
         if not rows.size:
             return rows, rows
-        last = len(rows) - 1 - np.unique(slots[rows][::-1], return_index=True)[1]
-        return rows[last], slots[rows[last]]
+        rows = rows[slots[rows].argsort(kind="stable")]
+        found = slots[rows]
+        repeated = found[1:] == found[:-1]
+        if np.count_nonzero(repeated):
+            last = np.append(~repeated, True)
+            rows, found = rows[last], found[last]
+        return rows, found
 
     def regroup(self, slots: Indices, labels: Ids) -> None:
         """Moves the ids in these slots to the groups with these labels, (n,) each.
@@ -231,18 +240,22 @@ class BottomK:
         self._sizes = np.bincount(kept.groups, minlength=len(self._labels))  # of each group in the run, now
         self._starts = self._sizes.cumsum() - self._sizes
 
-    def _unknown(self, rows: Indices, hashed: Priorities) -> Indices:
-        """Those of the rows that are neither repeated, nor kept already, nor forgotten."""
+    def _unknown(self, rows: Indices, hashed: Priorities, slots: Indices | None) -> Indices:
+        """Those of the rows that are neither repeated, nor kept already (in `slots`, if known), nor forgotten."""
+        if slots is not None:
+            rows = rows[slots[rows] < 0]
         wanted = hashed[rows]
         distinct = set(wanted.tolist())
-        if len(distinct) < len(rows) or not self._recent.isdisjoint(distinct):
+        if len(distinct) < len(rows) or (slots is None and not self._recent.isdisjoint(distinct)):
             first = np.sort(np.unique(wanted, return_index=True)[1])
             rows = rows[first][~np.isin(wanted[first], self._catch_up().priorities)]
             wanted = hashed[rows]
-        place = _found(wanted, self._base.priorities)
-        known = place >= 0
-        if np.count_nonzero(known):  # `any` takes several times as long, on few
-            known[known] = self._base.slots[place[known]] >= 0
+        known = np.zeros(len(rows), np.bool_)
+        if slots is None:
+            place = _found(wanted, self._base.priorities)
+            known = place >= 0
+            if np.count_nonzero(known):  # `any` takes several times as long, on few
+                known[known] = self._base.slots[place[known]] >= 0
         if self._forgotten.size:
             known |= _found(wanted, self._forgotten) >= 0
         if np.count_nonzero(known):

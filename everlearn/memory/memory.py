@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everlearn.batch import ANSWERS, UNLABELED, Batch, Column, check, length, take, tensor
+from everlearn.batch import ANSWERS, UNLABELED, Batch, Column, check, length, pick, take, tensor
 from everlearn.checkpoint import same
 from everlearn.memory.bottomk import BottomK, Indices
 from everlearn.memory.disk import Disk
@@ -274,17 +274,21 @@ class Memory:
         again, places = self._kept.find(ids)
         if not len(again):
             return
-        slots, rows = torch.from_numpy(places), take(batch, torch.from_numpy(again))
-        corrected = torch.zeros(len(slots), dtype=torch.bool)
+        slots, which = torch.from_numpy(places), torch.from_numpy(again)
+        corrected = torch.zeros(0, dtype=torch.bool)
         for name in ANSWERS:
-            if name in rows:
-                corrected |= _other(rows[name], store.gather(slots, name)[name])
-        if labels is not None and corrected.any():
+            if name in batch:
+                now, then = pick(batch[name], which), store.gather(slots, name)[name]
+                if not (isinstance(now, Tensor) and isinstance(then, Tensor) and _equal(now, then)):  # hardly ever
+                    other = _other(now, then)
+                    corrected = other | corrected if len(corrected) else other
+        some = bool(corrected.any())
+        if some and labels is not None:
             self._kept.regroup(places[corrected.numpy()], labels[again][corrected.numpy()])
         if renew:
-            store.write(slots, rows)
-        elif corrected.any():
-            store.write(slots[corrected], take(rows, corrected))
+            store.write(slots, take(batch, which))
+        elif some:
+            store.write(slots[corrected], take(batch, which[corrected]))
 
     def _identify(self, batch: Batch) -> Ids:
         if "id" in batch:
@@ -322,6 +326,10 @@ class Memory:
         if self._store is None:
             raise IndexError("the memory is empty: it has no rows and no columns yet")
         return self._store
+
+
+def _equal(labels: Tensor, kept: Tensor) -> bool:
+    return labels.device == kept.device and torch.equal(labels, kept)
 
 
 def _other(labels: Column, kept: Column) -> Tensor:
