@@ -48,10 +48,11 @@ OURS: dict[str, dict[str, str]] = {
     "mlp, Adam 0.01": {"optimizer": "adam:lr=0.01"},
     "mlp, Adam 0.01, logitadj": {"optimizer": "adam:lr=0.01", "method": "logitadj"},
     "mlp, Adam 0.01, er": {"optimizer": "adam:lr=0.01", "method": "er:memory=500"},
+    "hedge, 6 layers, SGD 0.01": {"model": "hedge:layers=6,width=64", "optimizer": "sgd:lr=0.01"},
     "slda": {"model": "identity", "method": "slda"},
     "ncm": {"model": "identity", "method": "ncm"},
 }
-"""Nets have two layers of 64 units."""
+"""Nets have two layers of 64 units, where they do not say how many."""
 THEIRS = (
     *("no-change", "logistic regression", "Gaussian naive Bayes", "Hoeffding tree", "Hoeffding adaptive tree"),
     *("adaptive random forest", "kNN, last 1,000 rows"),
