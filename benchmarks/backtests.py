@@ -66,7 +66,7 @@ CASES = {
         {"label": "label", "label_delay": "10"},
     ),
     "bikes": Case(
-        "Bike sharing: how many hundreds are rented this hour? 10,886 hours in two years that grow; labels a day late",
+        "Bike sharing: how many are rented this hour? 10,886 hours in two years that grow; labels a day late",
         "streams/bikesharing_train.csv.gz",
         _policies("28d", "180d"),
         {
@@ -96,7 +96,7 @@ def prepared(case: Case, data: Path, folder: Path) -> Path:
     out = StringIO()
     lines = csv.DictWriter(out, [*rows[0], "hour"])
     lines.writeheader()
-    lines.writerows({**row, "count": float(row["count"]) / 100, "hour": f"at {row['datetime'][11:13]}"} for row in rows)
+    lines.writerows({**row, "hour": f"at {row['datetime'][11:13]}"} for row in rows)
     write(place, out.getvalue().encode())
     return place
 
@@ -123,10 +123,10 @@ def section(name: str, out: Path) -> str:
     lines += ["|---|---:|---:|---:|---:|---:|---:|"]
     for policy, each in report["policies"].items():
         effort, behind = each["effort"], report["behind"].get(policy)
-        error = f"{each['error']:.3f}" if regression else f"{100 * each['error']:.1f} %"
-        unit, digits = (1, 3) if regression else (100, 1)
-        away = "best" if behind is None else "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
-            *(unit * behind[key] for key in ("mean", "low", "high")), d=digits
+        error = f"{each['error']:.1f}" if regression else f"{100 * each['error']:.1f} %"
+        unit = 1 if regression else 100
+        away = "best" if behind is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+            *(unit * behind[key] for key in ("mean", "low", "high"))
         )  # fmt: skip
         seconds = each["seconds"]["learning"] if effort["trained"] else 0
         cells = [f"`{policy}`", error, away, f"{seconds:.1f}"]
