@@ -32,8 +32,13 @@ class Verdict:
 
     @property
     def advised(self) -> Outcome:
-        """Of these, the one that learned least; of equals, the one that kept least."""
-        return min(self.tied, key=lambda each: (each.effort.trained, each.effort.kept, each.error))
+        """Of these, the one that learned least; of equals, the one that kept least.
+
+        A few rows by themselves may take longer than many in batches: what another one beats in its errors, and in half
+        the time or less, is not advised.
+        """
+        sound = [each for each in self.tied if not any(_beats(other, each) for other in self.tied)]
+        return min(sound, key=lambda each: (each.effort.trained, each.effort.kept, each.error))
 
 
 def judged(outcomes: Sequence[Outcome], *, regression: bool, seed: int = 0) -> Verdict:
@@ -41,6 +46,12 @@ def judged(outcomes: Sequence[Outcome], *, regression: bool, seed: int = 0) -> V
     ranked = tuple(sorted(outcomes, key=lambda each: (each.error, each.effort.trained)))
     behind = {each.name: difference(each.errors, ranked[0].errors, seed=seed) for each in ranked[1:]}
     return Verdict(ranked, behind, regression)
+
+
+def _beats(one: Outcome, other: Outcome) -> bool:
+    """Whether one has no more errors, and took half the time or less: by a second at least, as clocks are not exact."""
+    saved = other.seconds["learning"] - one.seconds["learning"]
+    return one.error <= other.error and saved >= max(1.0, one.seconds["learning"])
 
 
 def summary(verdict: Verdict) -> str:
@@ -71,9 +82,11 @@ def _advice(verdict: Verdict) -> str:
     advised = verdict.advised
     retrained = [each for each in verdict.outcomes if each.name.startswith("retrain")]
     if advised in retrained:
-        text = f"Keep retraining, by {advised.name} ({_cost(advised)}): nothing that trains on fewer rows is as good."
+        text = f"Keep retraining, by {advised.name} ({_cost(advised)}): nothing that costs less is as good."
     else:
+        fewer = [each for each in verdict.tied if each.effort.trained < advised.effort.trained]
         why = "; of these it trains on the fewest rows" if len(verdict.tied) > 1 else ""
+        why = f"; {fewer[0].name} trains on fewer rows, but takes longer" if fewer else why
         text = f"Take {advised.name} ({_cost(advised)}{why})."
         if retrained:
             text += f" The best retraining is {retrained[0].name} ({_cost(retrained[0])})."

@@ -14,11 +14,11 @@ from everlearn.backtest.verdict import judged, summary
 ROWS = 2000
 
 
-def outcome(name, share, *, trained=0, kept=0, seed=0):
+def outcome(name, share, *, trained=0, kept=0, seed=0, learning=None):
     """An outcome with about this share of errors, independent of the others."""
     errors = (np.random.default_rng(seed).random(ROWS) < share).astype(float)
     places = np.arange(ROWS, dtype=float)
-    seconds = {"warm-up": 1.0, "learning": trained / 1000, "answering": 0.5}
+    seconds = {"warm-up": 1.0, "learning": trained / 1000 if learning is None else learning, "answering": 0.5}
     return Outcome(name, errors, curve(places, errors), {}, Effort(trained, 3, kept), seconds, 100.0, 200.0)
 
 
@@ -36,6 +36,17 @@ def test_the_best_has_the_smallest_error_and_equals_are_told_from_those_behind()
     assert {each.name for each in found.tied} == {"online", "er"}
     assert found.advised.name == "online"
     assert found.behind["never"].low > 0.1
+
+
+def test_what_trains_on_fewer_rows_is_not_advised_where_it_is_slower_and_no_better():
+    slow = outcome("online", 0.2, trained=2000, seed=2, learning=11.7)
+    quick = outcome("finetune", 0.19, trained=9000, seed=3, learning=1.7)
+    found = verdict(outcome("never", 0.4, seed=1), slow, quick)
+    assert {each.name for each in found.tied} == {"online", "finetune"}
+    assert (found.best.name, found.advised.name) == ("finetune", "finetune")
+    assert "online trains on fewer rows, but takes longer)" in summary(found)
+    nearly = outcome("finetune", 0.19, trained=9000, seed=3, learning=10.9)
+    assert verdict(outcome("never", 0.4, seed=1), slow, nearly).advised.name == "online"
 
 
 def test_it_says_so_when_retraining_is_best():
