@@ -125,11 +125,11 @@ def same_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
 
 
 def trainable_batches(
-    model: nn.Module, rows: int, batch_size: int, accumulate: int, *, drop_last: bool, beside: int = 0
+    model: nn.Module | None, rows: int, batch_size: int, accumulate: int, *, drop_last: bool, beside: int = 0
 ) -> None:
     """Raises a ValueError where an epoch would have no batch, or one that batch normalisation cannot normalise.
 
-    `beside` each batch stand so many rows of a reference.
+    The model is None where it is not asked about batches. `beside` each batch stand so many rows of a reference.
     """
     if rows == 0:
         raise ValueError("the experience has no rows to learn from")
@@ -139,7 +139,7 @@ def trainable_batches(
     sizes = [max(1, batch_size // accumulate)] if rows >= batch_size else []
     if not drop_last:
         sizes.append(max(1, last // accumulate))
-    if min(sizes) + beside // accumulate == 1 and (norm := _batch_norm(model)):
+    if model is not None and min(sizes) + beside // accumulate == 1 and (norm := _batch_norm(model)):
         way_out = (
             "take batches of more rows" if batch_size // accumulate == 1 else "choose another batch_size, or drop_last"
         )

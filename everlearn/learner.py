@@ -132,6 +132,7 @@ class Learner(Stepping):
                 f"{experience.index}; finish that one first, or call stop() and go through its last step"
             )
         count = self._batches_in(experience)
+        before = deepcopy(self.state_dict()) if self._lacks_labels(experience) else None
         if not self.begun:
             self._begin(experience, count * self.epochs)
         else:
@@ -142,10 +143,12 @@ class Learner(Stepping):
         while self.epoch < epochs:
             for batch, beside in zip(self._epoch(experience), self._beside(experience, count), strict=False):
                 output = self._update(batch, beside)
+                if before is not None and output.loss is None and all(each.grad is None for each in self._weights):
+                    self.load_state_dict(before)  # in no process was there a lesson, and so there would never be one
+                    border.has_labels(experience.train)
+                before = None
                 self.position += 1
                 place = self.epoch * count + self.position
-                if output.loss is None and place == 1:
-                    self._look_for_labels(experience)
                 yield Step(experience.index, self.epoch, self.number, count * self.epochs, place, output.loss)
                 if self.stopping:
                     break
@@ -245,7 +248,7 @@ class Learner(Stepping):
 
     def _begin(self, experience: Experience, planned: int) -> None:
         border.trainable_batches(
-            self.model,
+            None if self.method.own_steps else self.model,
             len(experience.train),
             self.batch_size,
             self.accumulate * processes(),
@@ -285,15 +288,16 @@ class Learner(Stepping):
                 f"{_beside(experience)} now; go on with the reference that it began with"
             )
 
-    def _look_for_labels(self, experience: Experience) -> None:
-        """Takes back the first step, with a ValueError, if it taught nothing and none that follows would."""
-        if experience.reference is None and self.objective in _LABELLED and not self.method.own_lessons:
-            try:
-                border.has_labels(experience.train)
-            except ValueError:
-                self._refuse()
-                self.number, self.position, self.begun = self.number - 1, 0, False
-                raise
+    def _lacks_labels(self, experience: Experience) -> bool:
+        """Whether the first step may teach nothing: of rows without labels, only some methods make a lesson."""
+        known = experience.reference is not None or self.objective not in _LABELLED or self.method.own_lessons
+        if known or self.epoch or self.position or self.stopping or not len(experience.train):
+            return False
+        try:
+            border.has_labels(experience.train)
+        except ValueError:
+            return True
+        return False
 
     def _epoch(self, experience: Experience) -> Iterator[Batch]:
         order = epoch_order(len(experience.train), self.seed, experience.index, self.epoch)

@@ -100,6 +100,11 @@ class Method:
         return self.card.family == "test time"
 
     @property
+    def own_steps(self) -> bool:
+        """Whether it looks at the rows of an experience when it begins or ends, and does not ask the model in steps."""
+        return self.card.alone and self.card.family in {"frozen features", "tuning"}
+
+    @property
     def plain_answers(self) -> bool:
         """Whether it leaves the answers to the model."""
         return type(self).predict is Method.predict
@@ -231,6 +236,11 @@ class Chain(Method):
     def own_lessons(self) -> bool:
         """Whether one of them does."""
         return any(method.own_lessons for method in self.methods)
+
+    @property
+    def own_steps(self) -> bool:
+        """Whether one of them does: it leaves the others nothing to take part in."""
+        return any(method.own_steps for method in self.methods)
 
     @property
     def plain_answers(self) -> bool:

@@ -17,15 +17,15 @@ def terminating(*signals: signal.Signals) -> Iterator[Callable[[], int]]:
     def note(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = number
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, before.pop(signal.Signals(number)))
 
     before = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
-    for number in before:
+    for number in list(before):
         signal.signal(number, note)
     try:
         yield lambda: asked
     finally:
-        for number, handler in before.items():
+        for number, handler in list(before.items()):  # those of signals that came have been put back
             signal.signal(number, handler)
 
 

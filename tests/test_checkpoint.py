@@ -334,6 +334,22 @@ def test_the_first_sigterm_is_an_answer_and_the_handler_is_as_before_afterwards(
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_signal_that_was_asked_for_twice_over_is_heard_by_each_once():
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    try:
+        with terminating(signal.SIGUSR1) as outer:
+            with terminating(signal.SIGUSR1) as inner:
+                for _ in range(3):
+                    os.kill(os.getpid(), signal.SIGUSR1)
+            assert inner()
+            assert outer()
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert len(heard) == 2
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_handlers_come_back_after_an_error():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyError), terminating():

@@ -627,7 +627,7 @@ def test_what_only_the_model_can_refuse_leaves_weights_and_statistics_as_they_we
     assert_refused(subject, bad, error, message)
 
 
-@pytest.mark.parametrize("method", ["naive", "ewc", "dann", "ncm"])
+@pytest.mark.parametrize("method", ["naive", "ewc", "dann", "ncm", "er:memory=20,keep=reservoir"])
 def test_an_experience_in_which_nobody_says_what_is_right_is_refused_and_the_next_is_learned(method):
     subject, other = (learner(build(method, seed=0), plain_net()) for _ in range(2))
     weights = copy.deepcopy(subject.model.state_dict())
@@ -638,7 +638,7 @@ def test_an_experience_in_which_nobody_says_what_is_right_is_refused_and_the_nex
     assert (subject.number, subject.begun) == (0, False)
     for each in (subject, other):
         each.learn(experience())
-    assert checkpoint.same(subject.model.state_dict(), other.model.state_dict())
+    assert checkpoint.same(subject.state_dict(), other.state_dict())
 
 
 def test_one_row_that_batch_norm_cannot_normalise_is_refused():

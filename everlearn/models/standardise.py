@@ -69,6 +69,7 @@ class Standardise(nn.Module):
 
         By the recurrence of Welford (1962); of several rows, the parts are joined as Chan, Golub and LeVeque (1983) do.
         """
+        x = x.to(self.mean.device)  # rows come from where they were read
         if len(x) == 1 and x.is_cpu:  # numpy is several times as quick where there is so little to do
             count, mean, squares, factor, left = (each.numpy() for each in self.statistics)
             (row,) = x.numpy()

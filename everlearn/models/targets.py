@@ -3,11 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from everlearn.batch import Batch, tensor
 from everlearn.models.standardise import Standardise
 from everlearn.objective import Output, regress
+
+FAR = 10.0
+"""Deviations that numbers to be learned are from their mean at most: the default rate is stable with some more."""
 
 
 class Targets(Standardise):
@@ -16,9 +20,9 @@ class Targets(Standardise):
     `objective` compares z with what it makes of the raw y of a batch: the squared error in units of the variance, and
     the gradients of training on standardised numbers. `answers` are those for people, in their units. As in
     `Standardise`, `update` is what counts, and nothing else: not `forward`, which hands z on. Until numbers have
-    varied, z is 0, and the answer their mean.
+    varied, z is 0, and the answer their mean. When they vary for the first time after n rows, they are up to sqrt(n)
+    deviations from their mean, and no network survives that: the z that is learned is at most `FAR`.
 
-    >>> import torch
     >>> targets = Targets()
     >>> counted = targets.update(torch.tensor([[100.0], [300.0]]))
     >>> targets.answers([0.0, 1.0])
@@ -26,7 +30,7 @@ class Targets(Standardise):
     """
 
     def __init__(self) -> None:
-        super().__init__(1)
+        super().__init__(1, most=FAR)
 
     def forward(self, z: Tensor) -> Tensor:
         """As it is."""
@@ -35,7 +39,8 @@ class Targets(Standardise):
     def objective(self, model: Callable[..., Any], batch: Batch) -> Output:
         """`regress` in units of the deviation; the logits are z."""
         if "y" in batch:
-            batch = batch | {"y": (tensor(batch, "y") - self.mean) * self.factor}
+            z = (tensor(batch, "y") - self.mean) * self.factor
+            batch = batch | {"y": torch.where(self.left > 0, z, z.clamp(-self.most, self.most))}
         return regress(model, batch)
 
     def answers(self, z: Sequence[float]) -> list[float]:

@@ -65,7 +65,7 @@ def make_online(
     if regression and classes:
         raise ValueError(f"regression has no classes, but {', '.join(classes)} were named; leave them out")
     hedged = parse(model).name == "hedge" if ".py:" not in model else False
-    _borderless(method, model, task)
+    _borderless(method, model)
     if hedged and method == "naive":
         method = "hedge"
     table = _encoder(encoder, fields, None if regression else classes, unseen, dtype)
@@ -78,7 +78,7 @@ def make_online(
         net.double()
     learner = Learner(
         net,
-        build(method, seed=mix(seed, 2), memory="reservoir" if regression else "balanced"),
+        build(method, seed=mix(seed, 2), regression=regression),
         targets.objective if targets is not None else regress if regression else classify,
         optimizer=_optimizer(optimizer),
         seed=seed,
@@ -163,7 +163,7 @@ def _optimizer(text: str) -> Callable[[list[nn.Parameter]], Optimizer]:
     return partial(make, **spec.settings)
 
 
-def _borderless(text: str, model: str, task: str) -> None:
+def _borderless(text: str, model: str) -> None:
     for spec in parse_chain(text):
         cls = METHODS[known_as("method", spec.name, METHODS)]
         if why := border_needed(cls):
@@ -171,10 +171,7 @@ def _borderless(text: str, model: str, task: str) -> None:
                 f"{spec.name} {why}, and a stream has no borders; take er, der, derpp, agem, mir, or on frozen "
                 "features slda, ncm, ridge, ranpac"
             )
-        frozen = issubclass(cls, Frozen)
-        if frozen and task == "regression":
-            raise ValueError(f"{spec.name} counts classes, but in a regression there are none; take naive, er, der")
-        if model == "identity" and not frozen:
+        if model == "identity" and not issubclass(cls, Frozen):
             raise ValueError(f"identity has no weights that {spec.name} could train; take slda, ncm, ridge or ranpac")
 
 

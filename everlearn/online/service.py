@@ -9,6 +9,7 @@ RUN/report.html, report.json    when the stream has ended, or the service was st
 """
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -265,15 +266,17 @@ class Service:
         """A label as the task has it; a ValueError for what cannot be one."""
         if self.settings.task == "regression":
             if isinstance(label, str) or not abs(label) < LARGEST:  # else it would be scored, and never learned
-                raise ValueError(f"the label is {label!r}, but a finite number below {LARGEST:.0e} is to be predicted")
+                raise ValueError(
+                    f"the label is {label!r:.40}, but a finite number below {LARGEST:.0e} is to be predicted"
+                )
             return float(label)
         if isinstance(label, str):
             if not label:
                 raise ValueError("the label is an empty text, which names no class")
             return label
-        if not abs(label) < math.inf:
-            raise ValueError(f"the label is {label!r}, which names no class")
-        return str(int(label)) if float(label).is_integer() else str(label)
+        if not abs(label) <= sys.float_info.max:  # a whole number may be larger than all floats
+            raise ValueError(f"the label is {label!r:.40}, which names no class")
+        return str(int(label)) if label == int(label) else str(label)
 
     def _settle(self, settled: Settled | None) -> None:
         """Scores the answer that was served, now that the label is known, and has the row learned."""

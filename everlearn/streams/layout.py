@@ -230,10 +230,10 @@ def _stamp(time: date) -> float:
 def class_name(label: Any) -> str:
     """The class that a label names, as `data.source.classify` says it.
 
-    >>> [class_name(label) for label in ("rain", "007", "1.0", 1, 1.0, True)]
-    ['rain', '007', '1', '1', '1', 'True']
+    >>> [class_name(label) for label in ("rain", "007", "1.0", 2**53 + 1, 1.0, True)]
+    ['rain', '007', '1', '9007199254740993', '1', 'True']
     """
-    if isinstance(label, bool) or (isinstance(label, str) and (label.isalpha() or _WHOLE.fullmatch(label))):
+    if isinstance(label, int) or (isinstance(label, str) and (label.isalpha() or _WHOLE.fullmatch(label))):
         return str(label)
     value = number_or_text(label) if isinstance(label, str) else float(label)
     if isinstance(value, str):

@@ -23,7 +23,7 @@ POLL = 0.05
 """Seconds between two looks at a file that may have grown."""
 BLOCK = 2**16
 LONGEST = 2**24
-"""Bytes of a line: what has none in so many is no table."""
+"""Bytes of a line that is read as a row."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -58,8 +58,27 @@ PLACE = ("row", "line", "start", "end", "check")
 """Of a position: how many rows and lines came, where the record's bytes begin and end, their checksum."""
 
 
+class Long(bytes):
+    """The beginning of a line that is longer than LONGEST, with the size and the checksum of all of it."""
+
+    size: int
+    check: int
+
+
+def _joined(line: bytes, more: bytes, head: int) -> bytes:
+    """The line with more of it; of what is too long, only what is known of it. `head`: where checksums begin."""
+    if not isinstance(line, Long) and len(line) + len(more) <= LONGEST:
+        return line + more
+    whole = Long(line[:80])
+    whole.size = (line.size if isinstance(line, Long) else len(line)) + len(more)
+    whole.check = crc32(more, line.check if isinstance(line, Long) else crc32(line, head))
+    return whole
+
+
 class TextFeed:
     """The rows of a text file. What cannot be read is a record with a problem, and the next line goes on.
+
+    So is a line that is longer than LONGEST: memory is bounded, whatever is read.
 
     A row has the id FILE:NUMBER if it brings none; numbers count from 1, without header and empty lines. A position is
     the place of its record's bytes, and a checksum of them and of the header: `seek` refuses another file.
@@ -123,12 +142,8 @@ class TextFeed:
             at = {name: int(position[name]) for name in PLACE}
         except (TypeError, KeyError, ValueError):
             raise ValueError(f"{self.path}: {position!r} is no position in a text file") from None
-        found = b""
-        if self._headed():
-            with suppress(EOFError, zlib.error, gzip.BadGzipFile):
-                self._file.seek(at["start"])
-                found = self._file.read(at["end"] - at["start"])
-        if not found or len(found) < at["end"] - at["start"] or crc32(found, self._head) != at["check"]:
+        last = self._found(at) if self._headed() else None
+        if last is None:
             raise LostError(
                 f"{self.path} is not the file that was read before, or was cut off: its row {at['row']}, at byte "
                 f"{at['start']}, is another or is gone"
@@ -137,7 +152,7 @@ class TextFeed:
         self._half, self._simple = b"", False
         self._back.clear()
         self._taken.clear()
-        if not found.endswith(b"\n"):  # it was the last line, and may have got its end since, but not other text
+        if last != b"\n":  # it was the last line, and may have got its end since, but not other text
             rest = self._file.readline(LONGEST)
             self._skipped = len(rest)
             if rest.strip():
@@ -193,24 +208,24 @@ class TextFeed:
             if not block:
                 if self._half and not self.follow:
                     self._back.append(self._half)
-                    self._half = b""
+                    self._half, self._simple = b"", False
                 return
             *whole, half = block.split(b"\n")
             if not whole:
-                self._half += half
-                if len(self._half) > LONGEST:
-                    where = f"{self.path}, line {self._lines + 1}"
-                    raise ValueError(f"{where} is longer than {LONGEST} bytes; is it a table?")
+                self._half = _joined(self._half, half, self._head)
                 continue
-            whole[0], self._half = self._half + whole[0], half
-            self._back.extend([line + b"\n" for line in whole])
-            self._simple = b'"' not in block and b'"' not in whole[0]
+            first, self._half = _joined(self._half, whole[0] + b"\n", self._head), half
+            self._back.append(first)
+            self._back.extend([line + b"\n" for line in whole[1:]])
+            self._simple = b'"' not in block and b'"' not in first and not isinstance(first, Long)
 
     def _texts(self) -> Iterator[str]:
         """The lines of the record that is being read, as long as it asks for more."""
         taken, next_line = self._taken, self._line
         while line := next_line():
             taken.append(line)
+            if isinstance(line, Long):
+                raise csv.Error(_too_long(line))
             if len(taken) == 1 and not self._lines:
                 line = line.removeprefix(BOM)
             yield line.decode()
@@ -330,19 +345,26 @@ class TextFeed:
             if not line:
                 return
             self._taken.append(line)
-            if not line.strip():
+            if not line.strip() and not isinstance(line, Long):
                 self._skip()
                 continue
             body = line if self._lines else line.removeprefix(BOM)
             number, position, default = self._advance()
-            records.append(from_json(body, self.layout, position, f"{self.path}, line {number}", default))
+            where = f"{self.path}, line {number}"
+            if isinstance(line, Long):
+                records.append(problem(ValueError(_too_long(line)), position, where, default))
+            else:
+                records.append(from_json(body, self.layout, position, where, default))
 
     def _advance(self) -> tuple[int, dict[str, int], str]:
         """Past the lines that were taken: the number of the first, the position behind them, and the row's own id."""
         taken, last, number = self._taken, self._at, self._lines + 1
         start = last["end"] + self._skipped
         record = taken[0] if len(taken) == 1 else b"".join(taken)
-        end, check = start + len(record), crc32(record, self._head)
+        if isinstance(record, Long):
+            end, check = start + record.size, record.check
+        else:
+            end, check = start + len(record), crc32(record, self._head)
         self._lines += len(taken)
         self._skipped = 0
         taken.clear()
@@ -370,8 +392,19 @@ class TextFeed:
 
     def _still_there(self, known: int) -> bool:
         """Whether the last record is where it was: a file may be cut off and grow again between two looks."""
-        at = self._at
-        self._file.seek(at["start"])
-        found = self._file.read(at["end"] - at["start"])
+        there = not self._at["row"] or self._found(self._at) is not None
         self._file.seek(known)
-        return not at["row"] or crc32(found, self._head) == at["check"]
+        return there
+
+    def _found(self, at: dict[str, int]) -> bytes | None:
+        """The last byte of the record at a position; None if it is another, or is gone."""
+        check, left, block = self._head, at["end"] - at["start"], b""
+        with suppress(EOFError, zlib.error, gzip.BadGzipFile):
+            self._file.seek(at["start"])
+            while left and (more := self._file.read(min(left, BLOCK))):
+                check, left, block = crc32(more, check), left - len(more), more
+        return block[-1:] if block and not left and check == at["check"] else None
+
+
+def _too_long(line: Long) -> str:
+    return f"it has {line.size:,} bytes, but a row has {LONGEST:,} at most"

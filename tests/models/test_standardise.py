@@ -109,3 +109,9 @@ def test_statistics_stay_in_float64_whatever_the_model_becomes():
     model.float().half().bfloat16()
     assert torch.equal(model[0].mean, mean)
     assert model[0](rows(2).float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_that_lie_elsewhere_are_counted_where_the_statistics_are(count):
+    scale = Standardise(3).to("meta")
+    assert scale.update(rows(count)).device.type == "meta"

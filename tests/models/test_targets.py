@@ -154,3 +154,13 @@ def test_inputs_that_change_for_the_first_time_late_in_the_stream_spoil_no_weigh
         worst = max(worst, abs(online.predict([record])[0].answer - label))
         online.learn([record], [label])
     assert worst < 20 * 50
+
+
+@pytest.mark.parametrize("model", ["mlp:hidden=16", "hedge:layers=2,width=8"])
+def test_numbers_that_change_for_the_first_time_late_in_the_stream_spoil_no_weights(model):
+    online = learned(make_online(task="regression", model=model, seed=1), ((row, 0.0) for row, _ in stream(30)), 1)
+    online.targets.update(torch.zeros(100_000, 1))
+    for rows in stream(500, first=30):
+        learned(online, [rows], 1)
+        assert abs(online.predict([rows[0]])[0].answer) < 20
+    assert online.targets.mean.item() != 0

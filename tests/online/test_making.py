@@ -65,7 +65,8 @@ def test_what_is_not_refused_works(method):
         ({"encoder": "words:bucket=3"}, "did you mean 'buckets'"),
         ({"encoder": "pictures"}, "there is no encoder 'pictures'"),
         ({"model": "identity"}, "identity has no weights"),
-        ({"task": "regression", "method": "slda"}, "regression"),
+        ({"task": "regression", "method": "slda"}, "numbers are predicted"),
+        ({"task": "regression", "method": "er:memory=20+lwf"}, "lwf prepares itself"),
         ({"task": "regression", "classes": ("a",)}, "regression has no classes"),
     ],
 )

@@ -299,6 +299,14 @@ def test_numbers_are_names_of_classes_or_what_is_predicted(tmp_path):
     assert "but a finite number below 1e+15 is" in lines(tmp_path / "words/quarantine.jsonl")[0]["reason"]
 
 
+def test_a_whole_number_too_large_for_any_float_is_a_bad_label_and_others_name_their_class_exactly(tmp_path):
+    rows = [replace(row, label=label) for row, label in zip(stream(3), (10**400, 2**53 + 1, 1.5), strict=True)]
+    made = service(tmp_path / "run", Listed(rows))
+    run(made)
+    assert made.quarantine.count == 1
+    assert {*made.learning.online.encoder.classes.names} == {"9007199254740993", "1.5"}
+
+
 def test_a_label_that_cannot_be_learned_is_not_scored_either(tmp_path):
     rows = [replace(row, label=1e200 if number == 5 else 1.0) for number, row in enumerate(stream(20))]
     made = service(tmp_path / "run", Listed(rows), task="regression", method="naive")

@@ -178,6 +178,37 @@ def test_a_quote_that_is_never_closed_costs_one_line_and_not_the_file(tmp_path):
     assert [bool(record.problem) for record in records] == [False, True, False, False]
 
 
+@pytest.mark.parametrize(("kind", "followed"), [("csv", False), ("csv", True), ("jsonl", True), ("csv.gz", False)])
+def test_a_line_that_is_too_long_is_a_problem_and_takes_no_memory(kind, followed, tmp_path, monkeypatch):
+    monkeypatch.setattr("everlearn.streams.table_feed.LONGEST", 2**17)
+    path = written(tmp_path, kind, ROWS[:2])
+    opened = gzip.open if kind.endswith("gz") else open
+    with opened(path, "ab") as file:
+        for start in (b"", b'"', b" "):
+            file.write(start)
+            for _ in range(25):
+                file.write((b" " if start else b"7,") * 2**16)
+            file.write(
+                b"\n" + text_of(ROWS[2:4], kind.removesuffix(".gz")).split("\n", "json" not in kind)[-1].encode()
+            )
+    tracemalloc.start()
+    try:
+        feed = table_feed(path, follow=followed)
+        records = feed.read(100) if followed else drained(feed)
+        for i, record in enumerate(records):
+            feed.seek(json.loads(json.dumps(record.position)))
+            assert feed.read(100) == records[i + 1 :]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [bool(record.problem) for record in records] == [False] * 2 + [True, False, False] * 3
+    assert "bytes, but a row has 131,072 at most" in records[2].problem
+    assert peak < 1_500_000
+    (tmp_path / "head.csv").write_bytes(b"x," * 2**17)
+    with pytest.raises(ValueError, match="the header cannot be read: it has"):
+        table_feed(tmp_path / "head.csv").read(1)
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
