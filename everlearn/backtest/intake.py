@@ -101,14 +101,15 @@ class Intake:
             one, other = self.rows[first], self.rows[second]
             if one.id != other.id:
                 continue
-            if one != other:
+            label = self.labels[second]
+            lacking = self.labels[first] is None and label is not None
+            if one.fields != other.fields or (one.time != other.time and not lacking):
                 raise ValueError(
                     f"{self.name}: rows {first + 1:,} and {second + 1:,} have the same id, {one.id!r}, and differ in "
                     "more than the label; an id names one row. Name its column by --id, or give another name to the "
                     "column that is taken for it"
                 )
-            label = self.labels[second]
-            if label is None or self.labels[first] is not None:
+            if not lacking:
                 gone.append(where[second])
             else:
                 self.events[where[second]] = -1 - len(self.told)

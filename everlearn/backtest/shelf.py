@@ -29,7 +29,8 @@ class Shelf(Sequence[Record]):
     def __init__(self) -> None:
         self._file = TemporaryFile()  # noqa: SIM115 (it is open as long as this lives)
         finalize(self, self._file.close)
-        self._end = 0
+        self._end, self._behind = 0, True
+        """Where the next record goes, and whether the file stands there: to seek is to flush."""
         self._starts, self._sizes = array("q"), array("q")
         self._names: dict[tuple[str, ...], int] = {}
         """Rows of one table have the same names, so those are not written again with each."""
@@ -42,7 +43,9 @@ class Shelf(Sequence[Record]):
             self._names[names] = len(self._known)
             self._known.append(names)
         line = _CODE([self._names[names], record.id, record.time, *record.fields.values()]).encode()
-        self._file.seek(self._end)
+        if not self._behind:
+            self._file.seek(self._end)
+            self._behind = True
         self._file.write(line)
         self._starts.append(self._end)
         self._sizes.append(len(line))
@@ -62,6 +65,7 @@ class Shelf(Sequence[Record]):
     def __getitem__(self, place: int | slice) -> Record | list[Record]:
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
+        self._behind = False
         self._file.seek(self._starts[place])
         names, name, time, *values = json.loads(self._file.read(self._sizes[place]))
         return Record(name, dict(zip(self._known[names], values, strict=True)), None, time)

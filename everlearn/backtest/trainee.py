@@ -57,8 +57,6 @@ class Trainee:
         self, setup: Setup, method: str, model: str = "", *, borders: bool = True, passed: "Passed | None" = None
     ) -> None:
         self.archive, self.setup, self.method = setup.archive, setup, method
-        if setup.archive.regression:
-            _predicts_numbers(method)
         task: Literal["regression", "classification"] = "regression" if setup.archive.regression else "classification"
         online = make_online(
             model=model or setup.model,
@@ -74,10 +72,9 @@ class Trainee:
         )
         if borders:
             _fits(method)
-        kept = "reservoir" if setup.archive.regression else "balanced"
         learner = Learner(
             online.learner.model,
-            build(method, seed=mix(setup.seed, 2), memory=kept)
+            build(method, seed=mix(setup.seed, 2), regression=setup.archive.regression)
             if borders and method != "naive"
             else online.learner.method,
             online.learner.objective,
@@ -166,19 +163,6 @@ def _widens(method: str, columns: Sequence[str]) -> None:
             f"rows bring what was not there in the warm-up, {', '.join(map(repr, columns[:5]))}, and {sized[0]} keeps "
             "a part of the model as wide as it was; leave that column out (--features), take a longer --warmup, or "
             "another method, as er or ewc"
-        )
-
-
-OF_CLASSES = frozenset({"cwr", "fecam", "lpft", "lwf", "ncm", "ogd", "probe", "ranpac", "ridge", "slda"})
-"""Methods that learn classes, or with numbers would do nothing, and do not say so by themselves."""
-
-
-def _predicts_numbers(method: str) -> None:
-    """Raises a ValueError for a method that is of classes alone."""
-    if named := [spec.name for spec in parse_chain(method) if spec.name in OF_CLASSES]:
-        raise ValueError(
-            f"{named[0]} is about classes, and here numbers are predicted; take er, derpp, si, mas or "
-            "ewc:fisher=empirical"
         )
 
 

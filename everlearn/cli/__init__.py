@@ -7,13 +7,15 @@ import sys
 
 def main() -> None:
     """The program: bad input is one message and exit code 2; everything else is a bug, with its traceback."""
-    from everlearn.cli.app import app
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file or a terminal that has no arrow ends no run
 
     try:
+        from everlearn.cli.app import app
+
         app()
+    except KeyboardInterrupt:  # before typer hears it
+        sys.exit(130)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         if os.environ.get("EVERLEARN_TRACEBACK") or not _is_for_the_user(error):
             raise

@@ -85,7 +85,10 @@ class Aligned(Paced):
     def total(self, loss: Tensor | None, gap: Tensor) -> Tensor:
         """Their weighted sum."""
         if loss is None and not gap.requires_grad:
-            raise ValueError(f"{type(self).__name__} moves nothing: all that leads to the features it aligns is frozen")
+            raise ValueError(
+                f"{type(self).__name__} moves nothing: all that leads to the features it aligns is frozen, or (thaw) "
+                "does not learn yet"
+            )
         return self.trade_off * gap if loss is None else loss + self.trade_off * gap
 
 

@@ -11,6 +11,9 @@ from everlearn.spec import Spec, call, one_of, parse_chain
 
 MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "lossaware": LossAware, "reservoir": Memory, "ring": Ring}
 
+OF_CLASSES = frozenset({"cwr", "fecam", "lpft", "lwf", "ncm", "ogd", "probe", "ranpac", "ridge", "slda"})
+"""Methods that learn classes, or with numbers would do nothing, and do not say so by themselves."""
+
 _SAID = {float | int: "a number", int: "a whole number", bool: "true or false", str | None: "a name (quote it: '2')"}
 
 
@@ -20,14 +23,15 @@ def build(
     seed: int = 0,
     grow: bool = False,
     head: str | None = None,
-    memory: str = "balanced",
+    regression: bool = False,
     folder: str | None = None,
 ) -> Method:
-    """The method that `text` describes.
+    """The method that `text` describes, for classes or, with `regression`, for numbers that are to be predicted.
 
-    A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|lossaware|reservoir|ring` (`memory`
-    says which is the default) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head in front,
-    the layer named `head` or the last one. Raises a ValueError for a name or setting that there is not or does not fit.
+    A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|lossaware|reservoir|ring` (default:
+    balanced, or for numbers reservoir) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head
+    in front, the layer named `head` or the last one. Raises a ValueError for a name or setting that there is not or
+    does not fit.
     """
     specs = parse_chain(text)
     names = [spec.name for spec in specs]
@@ -39,6 +43,12 @@ def build(
     if double:
         raise ValueError(f"{text!r} names {', '.join(sorted(double))} twice; each method holds on to the past once")
     together(names)
+    if regression and (named := [name for name in names if name in OF_CLASSES]):
+        raise ValueError(
+            f"{named[0]} is about classes, and here numbers are predicted; take er, derpp, si, mas or "
+            "ewc:fisher=empirical, or for a transfer finetune"
+        )
+    memory = "reservoir" if regression else "balanced"
     methods = [_method(spec, seed + place, memory, folder) for place, spec in enumerate(specs)]
     if grow and not any(isinstance(method, GrowHead) for method in methods):
         methods.insert(0, GrowHead(head, seed))

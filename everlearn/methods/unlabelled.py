@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from everlearn.methods import ADDA, DELTA, METHODS, SAR, FeatDistill, GrowHead, Thaw
+from everlearn.methods import ADDA, DELTA, METHODS, SAR, FeatDistill, GrowHead
 from everlearn.methods.aligned import Aligned
 from everlearn.methods.testtime import AtTestTime
 
@@ -28,8 +28,6 @@ def sided(names: Sequence[str]) -> None:
             f"{comparing[0]} compares features of all rows, but with {apart[0]} the source does not pass through the "
             f"model that learns; hold its weights instead: l2sp+{apart[0]}"
         )
-    if apart and (late := [name for name in names if METHODS[name] is Thaw]):
-        raise ValueError(f"{late[0]} lets the head learn first, and {apart[0]} moves all but the head; use one of them")
 
 
 def at_test_time(names: Sequence[str]) -> None:

@@ -101,7 +101,7 @@ def make(name: str, settings: Mapping[str, Any], notes: Mapping[str, Any] | None
         config = library.AutoConfig.from_pretrained(name, **settings)
         preprocessing = _own_preprocessing(library, name, folder, config)
         safe = any(folder.glob("*.safetensors"))
-        pickled = [] if safe else sorted(folder.glob("pytorch_model*.bin"))
+        pickled = [] if any(folder.glob("model*.safetensors")) else sorted(folder.glob("pytorch_model*.bin"))
         for file in pickled:
             read_weights(file)  # refuses what would have to run, in our words: those of torch advise to run it
         if default or safe or pickled:
@@ -237,8 +237,9 @@ def _described(module: nn.Module, source: str, preprocessing: Preprocessing | No
     images, _ = _types()
     config = vars(module)["config"]
     is_image = config.model_type in images
-    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    fitting = [name for name in layers if module.get_submodule(name).out_features == config.num_labels]
+    body = f"{module.base_model_prefix}."  # it may be registered behind the head, as in XLM-RoBERTa
+    named = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    head, last = next((each for each in reversed(named) if not each[0].startswith(body)), (None, None))
     if isinstance(preprocessing, TextPreprocessing) and (room := _room(module, config)):
         preprocessing = replace(preprocessing, max_length=min(preprocessing.max_length, room))
     return Base(
@@ -246,7 +247,7 @@ def _described(module: nn.Module, source: str, preprocessing: Preprocessing | No
         source,
         "image" if is_image else "text",
         preprocessing,
-        fitting[-1] if fitting and fitting[-1] == layers[-1] else None,
+        head if last is not None and last.out_features == config.num_labels else None,
         objective=answer_pixels if is_image else answer_tokens,
         notes={"config": {**config.to_dict(), "model_type": config.model_type}},
         tell=rename,

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from everlearn import checkpoint
+from everlearn.data import is_images
 from everlearn.environment import environment
 from everlearn.models.named import model_file
 from everlearn.transfer.frozen import frozen_report
@@ -34,7 +35,7 @@ def begin(config: Config) -> Run:
         if path.exists():
             raise ValueError(f"{path} is there already, and nothing is overwritten; choose another --out, or remove it")
     for given in filter(None, (*config.data, config.old, *config.unlabelled, *config.test)):
-        if Path(given).is_dir() and Path(given).resolve() in (folder.resolve(), *folder.resolve().parents):
+        if is_images(given) and Path(given).resolve() in (folder.resolve(), *folder.resolve().parents):
             raise ValueError(
                 f"--out {config.out} would lie in the data {given}, and be read as data; choose another --out"
             )

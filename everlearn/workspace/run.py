@@ -217,12 +217,11 @@ class Run:
                     f"{spec.name} answers by what it keeps, and not by the weights of the model, which are what a run "
                     "leaves; use it in Python, where learner.predict answers"
                 )
-        kind = "balanced" if self.config.task == "classification" else "reservoir"
         return build(
             method,
             seed=self.config.seed if seed is None else seed,
             grow=grow,
-            memory=kind,
+            regression=self.config.task == "regression",
             folder=folder,
             head=self.config.head or None,
         )
@@ -269,17 +268,15 @@ class Run:
         for experience in data.arrivals:
             sizes = (len(experience.train), config.batch_size, config.accumulate)
             beside = 0 if experience.reference is None else min(config.batch_size, len(experience.reference))
-            border.trainable_batches(learner.model, *sizes, drop_last=config.drop_last, beside=beside)
+            asked = None if learner.method.own_steps else learner.model
+            border.trainable_batches(asked, *sizes, drop_last=config.drop_last, beside=beside)
         if not config.strategy:
             self._rehearse_past(learner, method)
         learner.batch_size, learner.accumulate = min(2, config.batch_size), 1
         for experience in self._samples():
             learner.drop_last = len(experience.train) > 1  # a class of one row makes them odd
-            try:
-                for _ in learner.steps(experience):
-                    learner.stop()
-            except TypeError as error:  # numbers are no classes, say
-                raise ValueError(f"{method} cannot learn from these rows: {error}") from error
+            for _ in learner.steps(experience):
+                learner.stop()
         self._renew(learner, few(data.arrivals[0].train))
 
     def _rehearse_past(self, learner: Learner, method: str) -> None:

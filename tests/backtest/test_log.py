@@ -134,6 +134,16 @@ def test_a_row_that_comes_again_with_its_label_tells_it_then():
     assert found.labels[0] == made[0].label
 
 
+def test_its_label_is_known_when_it_came_again_though_the_row_then_has_another_time():
+    made = rows(4)
+    again = replace(made[0], time=made[2].time)
+    found = log_of("log", [replace(made[0], label=None), *made[1:3], again, made[3]])
+    assert found.arrivals == (3, 2, 3, 4)
+    assert found.clock[0] == made[0].time
+    with pytest.raises(ValueError, match="have the same id"):  # with a label each, it is another event
+        log_of("log", [*made[:3], again, made[3]])
+
+
 def test_an_id_of_many_rows_is_refused_as_a_memory_would_keep_one_of_them():
     made = [replace(row, id=f"sensor{i % 3}") for i, row in enumerate(rows(9))]
     with pytest.raises(ValueError, match=r"rows \d and \d have the same id, 'sensor\d', and differ.*--id"):

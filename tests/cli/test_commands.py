@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from workspace.inputs import contents, words
 
 import everlearn as package
-from everlearn.cli import demo
+from everlearn.cli import demo, main
 from everlearn.cli.app import app
 from everlearn.method import FAMILIES
 from everlearn.methods import METHODS
@@ -181,3 +181,13 @@ def test_tune_with_nothing_left_open_is_refused(everlearn, settings):
     said = everlearn("tune", *flags)
     assert said.code == 2
     assert "nothing is left open" in said.err
+
+
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("everlearn.cli.app.app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130

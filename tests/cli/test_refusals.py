@@ -209,6 +209,11 @@ def test_a_target_that_is_no_number(refused, shop, tmp_path, value):
     refused("bad.csv", "'price'", "row 7", **prices, data=tmp_path / "bad.csv", old=None, test=None)
 
 
+def test_a_method_of_classes_where_numbers_are_predicted(refused, shop):
+    prices = {"model": shop.model("Price"), "weights": shop / "price.pth", "task": "regression", "target": "price"}
+    refused("lwf is about classes", **prices, data=shop / "prices.csv", old=None, test=None, method="er+lwf")
+
+
 def test_labels_that_name_no_class(refused, npz):
     refused("y holds .* in row 1, which names no class", "regression", data=npz(points(), RANDOM.normal(size=20)))
 
@@ -520,6 +525,12 @@ def test_an_out_within_the_data_which_would_be_read_as_data(learn, tmp_path):
         for out in ("new", "new/run", "new/run.pth"):
             message(learn(**place, out=tmp_path / out), "would lie in the data .*new", "choose another --out")
     assert contents(tmp_path) == before
+
+
+def test_an_out_within_a_folder_of_arrays_of_which_nothing_else_is_read(learn, tmp_path):
+    np.save(tmp_path / "x.npy", points())
+    np.save(tmp_path / "y.npy", np.arange(20) % 3)
+    assert learn(data=tmp_path, out=tmp_path / "run", old=None, test=None, epochs=1).code == 0
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_der_plus_plus_has_its_own_name_in_it(name):
 
 def test_memories_are_chosen_by_name():
     assert type(build("er").memory) is Balanced
-    assert type(build("er", memory="reservoir").memory) is Memory
+    assert type(build("er", regression=True).memory) is Memory
     assert type(build("er:keep=reservoir").memory) is Memory
     assert type(build("er:keep=ring").memory) is Ring
     assert build("er:memory=64kB").memory.capacity == "64kB"

@@ -178,7 +178,8 @@ def test_rows_without_a_label_are_passed_over(name):
     some.observe(unlabeled(hidden))
     some.observe(hidden | {"y": torch.full((30,), UNLABELED)})
     assert checkpoint.same(before, some.method.state_dict())
-    some.learn(Experience(0, Columns(x=hidden["x"]), labels))
+    with pytest.raises(ValueError, match="nothing would be learned"):
+        some.learn(Experience(0, Columns(x=hidden["x"]), labels))
     assert checkpoint.same(before, some.method.state_dict())
 
 

@@ -25,6 +25,14 @@ def test_it_answers_as_scikit_learn_does_on_the_features_of_the_body():
     torch.testing.assert_close(subject.predict(everything(data.train)).softmax(1), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["probe", "slda"])
+def test_a_last_batch_of_one_row_is_no_matter_though_there_is_a_batch_norm(name):
+    subject = learner(build(name), norm_net())
+    subject.batch_size = 19
+    subject.learn(experience())
+    assert subject.experience == 1
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_the_body_runs_once_on_a_row_however_many_epochs_there_are(epochs):
     subject, seen = learner(Probe(), epochs=epochs), []

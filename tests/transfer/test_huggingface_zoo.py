@@ -130,8 +130,17 @@ def test_weights_of_a_folder_are_its_own_in_pickles_too_and_nothing_in_them_is_r
     assert alike(base.module, bert[1])
     assert base.weights == str(tmp_path)
     torch.save(bert[1] | {"more": Path("anywhere")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(LoadError, match="holds Python objects, which would have to run: 'pathlib"):
-        open_base(f"hf:{tmp_path}")
+    for _ in range(2):  # also beside the tensors of something else
+        with pytest.raises(LoadError, match="holds Python objects, which would have to run: 'pathlib"):
+            open_base(f"hf:{tmp_path}")
+        save_file({"other": torch.zeros(3)}, tmp_path / "adapter.safetensors")
+
+
+@needs_transformers
+def test_the_head_is_not_in_the_body_though_that_is_registered_behind_it():
+    small = "vocab_size=50,hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=24,num_labels=3"
+    for name in ("roberta", "xlm-roberta"):
+        assert open_base(f"hf:{name}({small})").head == "classifier.out_proj"
 
 
 @needs_transformers

@@ -7,9 +7,11 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from everlearn.models.heads import drawn
+from everlearn.models.norms import NORMS
 from everlearn.models.views import bare
 from everlearn.objective import Objective, classify
 from everlearn.randomness import mix
@@ -18,6 +20,9 @@ from everlearn.transfer.surgery.layers import passing, place
 
 _IDEMPOTENT = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 """Activations a with a(a(x)) = a(x)."""
+
+_WEIGHING = (nn.Linear, nn.Bilinear, nn.Embedding, _ConvNd, *NORMS)
+"""Layers that end with their weights. A block of one's own may have a scale or a bias, and an activation behind it."""
 
 
 class Added(nn.Module):
@@ -98,7 +103,7 @@ def _weighs(layer: nn.Module) -> bool:
     """Whether its outputs come from weights as they are: that none is negative in one batch says nothing of others."""
     while isinstance(layer, nn.Sequential) and len(layer):
         layer = layer[-1]
-    return any(True for _ in layer.parameters(recurse=False))
+    return isinstance(layer, _WEIGHING)
 
 
 def _branch(seen: Tensor, kernel: int, seed: int, *, norm: bool) -> nn.Sequential:

@@ -82,6 +82,24 @@ def test_a_layer_that_happens_to_have_no_negative_output_on_the_batch_is_refused
     deepen(nn.Sequential(nn.Sequential(head, nn.ReLU()), nn.Linear(6, 2)), "0", torch.rand(8, 4))
 
 
+class Shifted(nn.Module):
+    """A block with a bias of its own, as Fixup has them, and a ReLU at its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.bias = nn.Linear(4, 6), nn.Parameter(torch.full((1,), 0.1))
+
+    def forward(self, x):
+        return (self.layer(x) + self.bias).relu()
+
+
+def test_a_block_that_ends_with_an_activation_may_have_weights_of_its_own():
+    model, x = nn.Sequential(Shifted(), nn.Linear(6, 2)), torch.randn(8, 4)
+    before = model(x)
+    deepen(model, "0", x)
+    assert torch.equal(model(x), before)
+
+
 def test_a_deepened_net_learns_in_its_new_layers():
     for residual in (False, True):
         model, x = MLP(3 * 144, (8, 6), 4), images()
