@@ -85,10 +85,7 @@ class Aligned(Paced):
     def total(self, loss: Tensor | None, gap: Tensor) -> Tensor:
         """Their weighted sum."""
         if loss is None and not gap.requires_grad:
-            raise ValueError(
-                f"{type(self).__name__} moves nothing: all that leads to the features it aligns is frozen, or (thaw) "
-                "does not learn yet"
-            )
+            raise ValueError(f"{type(self).__name__} moves nothing: its features are frozen, or do not learn yet")
         return self.trade_off * gap if loss is None else loss + self.trade_off * gap
 
 

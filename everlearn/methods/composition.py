@@ -11,9 +11,6 @@ from everlearn.spec import Spec, call, one_of, parse_chain
 
 MEMORIES: dict[str, type[Memory]] = {"balanced": Balanced, "lossaware": LossAware, "reservoir": Memory, "ring": Ring}
 
-OF_CLASSES = frozenset({"cwr", "fecam", "lpft", "lwf", "ncm", "ogd", "probe", "ranpac", "ridge", "slda"})
-"""Methods that learn classes, or with numbers would do nothing, and do not say so by themselves."""
-
 _SAID = {float | int: "a number", int: "a whole number", bool: "true or false", str | None: "a name (quote it: '2')"}
 
 
@@ -30,8 +27,7 @@ def build(
 
     A method that replays takes `memory=ROWS` (or `memory=64MB`), `keep=balanced|lossaware|reservoir|ring` (default:
     balanced, or for numbers reservoir) and, with a `folder`, keeps its rows on disk there. `grow` puts a growing head
-    in front, the layer named `head` or the last one. Raises a ValueError for a name or setting that there is not or
-    does not fit.
+    in front, the layer named `head` or the last one. Raises a ValueError for what there is not, or does not fit.
     """
     specs = parse_chain(text)
     names = [spec.name for spec in specs]
@@ -39,23 +35,17 @@ def build(
         one_of("method", name, METHODS)
     if len(names) > 1 and "naive" in names:
         raise ValueError(f"naive is the absence of a method, so {text!r} says nothing more than it does without naive")
-    double = {name for name in names if names.count(name) > 1}
-    if double:
+    if double := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{text!r} names {', '.join(sorted(double))} twice; each method holds on to the past once")
-    together(names)
-    if regression and (named := [name for name in names if name in OF_CLASSES]):
-        raise ValueError(
-            f"{named[0]} is about classes, and here numbers are predicted; take er, derpp, si, mas or "
-            "ewc:fisher=empirical, or for a transfer finetune"
-        )
-    memory = "reservoir" if regression else "balanced"
-    methods = [_method(spec, seed + place, memory, folder) for place, spec in enumerate(specs)]
+    together(names, regression=regression)
+    keep = "reservoir" if regression else "balanced"
+    methods = [_method(spec, seed + place, keep, folder) for place, spec in enumerate(specs)]
     if grow and not any(isinstance(method, GrowHead) for method in methods):
         methods.insert(0, GrowHead(head, seed))
     return methods[0] if len(methods) == 1 else Chain(*methods)
 
 
-def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
+def _method(spec: Spec, seed: int, keep: str, folder: str | None) -> Method:
     cls = METHODS[spec.name]
     known = [parameter.name for parameter in parameters(cls)]
     settings = ({"seed": seed} if "seed" in known else {}) | dict(spec.settings)
@@ -64,7 +54,7 @@ def _method(spec: Spec, seed: int, memory: str, folder: str | None) -> Method:
         made = None
     elif made in {Memory, Memory | None}:  # else there is none, or one that goes with the method
         known += ["keep"]
-        made = MEMORIES[one_of("memory", str(settings.pop("keep", memory)), MEMORIES)]
+        made = MEMORIES[one_of("memory", str(settings.pop("keep", keep)), MEMORIES)]
         if made is LossAware and not issubclass(cls, Replay):
             raise ValueError(f"lossaware goes by losses, which {spec.name} does not tell; take er, or keep=balanced")
     if made is not None:

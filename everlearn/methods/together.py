@@ -9,9 +9,17 @@ from everlearn.methods.prompted import prompted
 from everlearn.methods.unlabelled import at_test_time, sided
 from everlearn.methods.weighed import weighed
 
+OF_CLASSES = frozenset({"cwr", "fecam", "lpft", "lwf", "ncm", "ogd", "probe", "ranpac", "ridge", "slda"})
+"""Methods that learn classes, or with numbers would do nothing, and do not say so by themselves."""
 
-def together(names: Sequence[str]) -> None:
-    """Raises a ValueError unless these methods can work in one chain, in this order."""
+
+def together(names: Sequence[str], *, regression: bool = False) -> None:
+    """Raises a ValueError unless these methods can work in one chain, in this order, on classes or on numbers."""
+    if regression and (named := [name for name in names if name in OF_CLASSES]):
+        raise ValueError(
+            f"{named[0]} is about classes, and here numbers are predicted; take er, derpp, si, mas or "
+            "ewc:fisher=empirical, or for a transfer finetune"
+        )
     alone = [name for name in names if METHODS[name].card.alone]
     rest = [name for name in names if name not in alone[:1] and METHODS[name] is not GrowHead]
     if alone and rest:

@@ -13,7 +13,7 @@ from everlearn.backtest.policy import Schedule
 from everlearn.backtest.replay import Replay
 from everlearn.backtest.setup import Setup
 from everlearn.backtest.trained import FineTune, Online, Retrain
-from everlearn.methods.composition import OF_CLASSES
+from everlearn.methods.together import OF_CLASSES
 from everlearn.online.span import Span
 from everlearn.streams.feed import Record
 

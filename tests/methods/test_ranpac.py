@@ -108,8 +108,6 @@ def test_without_rows_to_hold_out_the_strength_stays():
     one = Experience(0, Columns(data), Columns(data), (0, 1, 2, 3))
     assert learned(one, lambda_=7.0).strength == 7.0
     assert learned(noisy(), holdout=0, lambda_=7.0).strength == 7.0
-    unlabelled = Experience(0, Columns(x=data["x"].expand(10, 5)), Columns(data))
-    assert learned(unlabelled, lambda_=7.0).strength == 7.0
 
 
 def test_a_stream_without_borders_keeps_the_strength():
