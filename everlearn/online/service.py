@@ -11,7 +11,7 @@ RUN/report.html, report.json    when the stream has ended, or the service was st
 import math
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -127,6 +127,8 @@ class Service:
         self._now = -math.inf
         self._held: deque[tuple[float, str, Label, float | None]] = deque()
         """Labels that are held back: when they are due, the row, the label, and when it was said."""
+        self._holding: Counter[str] = Counter()
+        """The rows that these are of: there may be very many of them, and each row that comes again is looked for."""
         self._pending: list[Lesson] = []
         """What waits for its batch to be full."""
 
@@ -204,7 +206,7 @@ class Service:
             self._label(record, record.label)
         elif self._came(record.id):
             self.tally.duplicates += 1
-            if record.label is not None and self.ledger.awaits(record.id) and not self._holds(record.id):
+            if record.label is not None and self.ledger.awaits(record.id) and record.id not in self._holding:
                 self._told(record, record.label)  # it came without one before
         else:
             self._row(records, number, came)
@@ -240,10 +242,7 @@ class Service:
             self._label(record, label)
         else:
             self._held.append((self._clock(self._delay) + self._delay.amount, record.id, label, record.time))
-
-    def _holds(self, id_: str) -> bool:
-        """Whether the label of a row is held back."""
-        return any(held == id_ for _, held, _, _ in self._held)
+            self._holding[record.id] += 1
 
     def _deliver(self) -> None:
         """The labels that were held back and are due now."""
@@ -252,6 +251,9 @@ class Service:
 
     def _release(self) -> None:
         _, id_, label, said = self._held.popleft()
+        self._holding[id_] -= 1
+        if not self._holding[id_]:
+            del self._holding[id_]
         self._label(Record(id_, {}, label, said), label)
 
     def _label(self, record: Record, label: Label) -> None:
@@ -386,6 +388,7 @@ class Service:
         for part in ("seen", "ledger", "score", "quarantine"):
             getattr(self, part).load_state_dict(state[part])
         self._held = deque((due, id_, label, said) for due, id_, label, said in unpack(state["held"]))
+        self._holding = Counter(id_ for _, id_, _, _ in self._held)
         if self._predictions is not None:
             self._predictions.cut(state["predictions"])
         self._before, self.latency.counts = state["clock"]["seconds"], list(state["clock"]["latency"])

@@ -13,11 +13,9 @@ from everlearn.spec import nearest
 from everlearn.streams.feed import Position, Record
 from everlearn.streams.layout import Layout, from_json
 from everlearn.streams.lost import LostError
-from everlearn.streams.messages_feed import GLANCE, Address, MessagesFeed
+from everlearn.streams.messages_feed import GLANCE, PATIENCE, Address, MessagesFeed
 
 PORT = 9092
-PATIENCE = 3.0
-"""Seconds that a broker may take to answer; whoever is asked to stop meanwhile stops after them."""
 AHEAD = 1000
 """Messages of a partition that are kept while it is not their turn; then the partition waits."""
 _log = logging.getLogger(__name__)

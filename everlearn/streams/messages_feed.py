@@ -10,6 +10,8 @@ from everlearn.streams.layout import Layout
 
 FIRST, CAP = 0.05, 30.0
 """Seconds before the first new attempt to connect, and at most before any."""
+PATIENCE = 3.0
+"""Seconds that a server may take to answer; whoever is asked to stop meanwhile stops after them."""
 GLANCE = 0.05
 """Seconds that an answer of a server may take when nobody wants to wait for more."""
 

@@ -13,11 +13,9 @@ from everlearn.spec import nearest
 from everlearn.streams.feed import Position, Record
 from everlearn.streams.layout import Layout, from_json
 from everlearn.streams.lost import LostError
-from everlearn.streams.messages_feed import GLANCE, Address, MessagesFeed
+from everlearn.streams.messages_feed import GLANCE, PATIENCE, Address, MessagesFeed
 
 PORT = 4222
-PATIENCE = 3.0
-"""Seconds that a server may take to answer; whoever is asked to stop meanwhile stops after them."""
 FORGOTTEN = 300.0
 """Seconds after which the server forgets a reader that asks for nothing."""
 WAITS = 3600.0

@@ -8,13 +8,11 @@ from typing import Any
 from everlearn.streams.feed import Position, Record
 from everlearn.streams.layout import Layout, from_json, problem
 from everlearn.streams.lost import LostError
-from everlearn.streams.messages_feed import Address, MessagesFeed
+from everlearn.streams.messages_feed import PATIENCE, Address, MessagesFeed
 
 PORT = 6379
 BODY = b"body"
 """The field of an entry that holds a row in JSON; other entries are rows of texts themselves."""
-PATIENCE = 3.0
-"""Seconds that a server may take to answer; whoever is asked to stop meanwhile stops after them."""
 
 
 class RedisFeed(MessagesFeed):

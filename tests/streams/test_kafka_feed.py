@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from streams.reading import drained, goes_on_from_each, names
 
 from everlearn.streams import kafka_feed
 from everlearn.streams.feed import Feed
@@ -57,17 +58,6 @@ def opened(broker, topic):
         feed.close()
 
 
-def names(records):
-    return [record.id for record in records]
-
-
-def drained(feed, most=100):
-    records = []
-    while not feed.ended:
-        records += feed.read(most)
-    return records
-
-
 def test_messages_are_rows_of_json(put, opened, topic):
     put(1, b"nonsense", '{"x": 1, "day": "mür"}'.encode())
     feed = opened(partition=0)
@@ -86,12 +76,7 @@ def test_from_each_position_the_rest_is_the_same_and_what_comes_twice_comes_twic
     feed = opened(partition=0, follow=False)
     records = drained(feed, 2)
     assert names(records) == ["r0-1", "r0-2", "r0-2", "r0-1", "r0-5"]
-    for most in (1, 100):
-        for i, record in enumerate(records):
-            feed.seek(json.loads(json.dumps(record.position)))
-            assert drained(feed, most) == records[i + 1 :]
-    feed.seek(None)
-    assert drained(feed) == records
+    goes_on_from_each(feed, records)
 
 
 def test_partitions_come_in_turn_in_the_same_order_from_each_position(put, opened):

@@ -2,6 +2,7 @@ import json
 from contextlib import closing
 
 import pytest
+from streams.reading import drained, goes_on_from_each, names
 
 from everlearn.streams.feed import Feed
 from everlearn.streams.lost import LostError
@@ -34,10 +35,6 @@ def put(client, *numbers):
         client.xadd("s", {"body": json.dumps({"id": f"r{number}", "label": "a", "time": number, "x": number})})
 
 
-def names(records):
-    return [record.id for record in records]
-
-
 def test_entries_are_rows_of_json_or_of_texts(client, opened):
     put(client, 1)
     client.xadd("s", {"x": "2.5", "day": "mür", "label": "b", "time": "1970-01-01"})
@@ -56,19 +53,9 @@ def test_entries_are_rows_of_json_or_of_texts(client, opened):
 def test_from_each_position_the_rest_is_the_same_and_what_comes_twice_comes_twice(client, opened):
     put(client, 1, 2, 2, 3, 1, 5)
     feed = opened(follow=False)
-    records = []
-    while not feed.ended:
-        records += feed.read(4)
+    records = drained(feed, 4)
     assert names(records) == ["r1", "r2", "r2", "r3", "r1", "r5"]
-    for most in (1, 100):
-        for i, record in enumerate(records):
-            feed.seek(json.loads(json.dumps(record.position)))
-            rest = []
-            while not feed.ended:
-                rest += feed.read(most)
-            assert rest == records[i + 1 :]
-    feed.seek(None)
-    assert feed.read(100) == records
+    goes_on_from_each(feed, records)
 
 
 def test_nothing_is_waited_for_longer_than_asked_and_what_comes_meanwhile_comes(client, opened):
