@@ -30,7 +30,7 @@ class Report:
     """Whether ages are seconds; else they are rows."""
 
     def to_json(self) -> dict[str, Any]:
-        """All that was found, as plain values. Only the seconds differ between two runs of the same."""
+        """All that was found, as plain values. Two runs of the same differ in seconds alone, and in advice by them."""
         verdict = self.verdict
         return {
             "title": self.title,
